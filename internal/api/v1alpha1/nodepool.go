@@ -1,0 +1,90 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NodePool is the nodes of one site.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=np
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Type",type=string,JSONPath=`.spec.type`
+// +kubebuilder:printcolumn:name="Nodes",type=integer,JSONPath=`.status.nodes`
+// +kubebuilder:printcolumn:name="Ready",type=integer,JSONPath=`.status.readyNodes`
+// +kubebuilder:printcolumn:name="Cut",type=integer,JSONPath=`.status.cutNodes`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodePool struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   NodePoolSpec   `json:"spec,omitempty"`
+	Status NodePoolStatus `json:"status,omitempty"`
+}
+
+// NodePoolSpec is what the nodes of a pool share.
+type NodePoolSpec struct {
+	// Type says whether the pool's nodes are behind a link that may be cut
+	// (edge) or beside the control plane (cloud).
+	// +kubebuilder:validation:Enum=edge;cloud
+	// +kubebuilder:default=edge
+	Type PoolType `json:"type,omitempty"`
+	// Labels are put on every node of the pool.
+	Labels map[string]string `json:"labels,omitempty"`
+	// Annotations are put on every node of the pool.
+	Annotations map[string]string `json:"annotations,omitempty"`
+	// Taints are put on every node of the pool.
+	// +listType=atomic
+	Taints []corev1.Taint `json:"taints,omitempty"`
+}
+
+// PoolType is edge or cloud.
+type PoolType string
+
+// The pool types.
+const (
+	PoolEdge  PoolType = "edge"
+	PoolCloud PoolType = "cloud"
+)
+
+// NodePoolStatus is what the pool controller observed.
+type NodePoolStatus struct {
+	// ObservedGeneration is the generation the status speaks of.
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Nodes counts the EdgeNodes of the pool, joined or not.
+	Nodes int32 `json:"nodes"`
+	// ReadyNodes counts those whose Node is Ready.
+	ReadyNodes int32 `json:"readyNodes"`
+	// CutNodes counts the joined ones that hold no tunnel session.
+	CutNodes int32 `json:"cutNodes"`
+	// Members lists the joined nodes with what their peers need to route to
+	// them. Hubs read it for their own pool.
+	// +listType=map
+	// +listMapKey=name
+	Members []PoolMember `json:"members,omitempty"`
+	// Conditions of the pool.
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PoolMember is one joined node as its peers on the same LAN see it.
+type PoolMember struct {
+	Name string `json:"name"`
+	// Addresses are the node's internal addresses.
+	// +listType=atomic
+	Addresses []string `json:"addresses,omitempty"`
+	// PodCIDRs are the node's pod ranges.
+	// +listType=atomic
+	PodCIDRs []string `json:"podCIDRs,omitempty"`
+}
+
+// NodePoolList is a list of pools.
+//
+// +kubebuilder:object:root=true
+type NodePoolList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodePool `json:"items"`
+}
