@@ -67,6 +67,9 @@ const (
 	CodeNameConflict Code = "name-conflict"
 	CodePoolUnknown  Code = "pool-unknown"
 	CodeInternal     Code = "internal"
+	// CodeRequestInvalid is a name or certificate request that can never be
+	// right, whatever the token.
+	CodeRequestInvalid Code = "request-invalid"
 )
 
 // RemoteError is a refusal as the device sees it. Its message never holds the
