@@ -1,0 +1,52 @@
+// Package hub is the node's only client of the cluster's API. kubelet,
+// kube-proxy, CoreDNS and the node daemon talk to it on loopback; it answers
+// through the tunnel with the identities the node holds.
+//
+//	kubelet ──────┐ TLS, client certificate         ┌─ system:node:<name> ─┐
+//	kube-proxy ───┤ of the node-local CA            │                      │
+//	CoreDNS ──────┼──► authenticate ► authorize ────┤                      ├─► tunnel ► apiserver
+//	node daemon ──┤    (401)          (403)         │                      │
+//	operator ─────┘                                 └─ edge:hub:<name> ────┘
+//
+//	pods ── TLS with the apiserver itself, own token ──► ServePods ──────────► tunnel ► apiserver
+//
+// Requests are streamed through, with one exception: the EndpointSlice
+// default/kubernetes, which the hub synthesizes. It names the node's own
+// link-local address of ServePods, which the API refuses in a stored slice.
+//
+// The hub never serves an unauthenticated caller, never forwards a caller's
+// own credentials or impersonation, never carries an upgraded connection
+// (exec, attach, port-forward, proxy), and never leaves a request hanging: what
+// cannot be reached is a 503 with Retry-After, and what was cut off in the
+// middle is aborted, so that no truncated answer looks complete.
+//
+// # Files
+//
+//	hub.go          Config, New, Serve: the listener and the life of a request
+//	authenticate.go who calls;  authorize.go what they may do and as whom
+//	request.go      what a request asks for
+//	upstream.go     one HTTP/2 transport an identity
+//	forward.go      streaming a request through
+//	slices.go       requests for EndpointSlices: which are rewritten and how
+//	synthetic.go    the slice itself;  negotiate.go in which encoding
+//	list.go, watch.go, frame.go  rewriting of lists and watch streams
+//	passthrough.go  ServePods
+//
+// # Resource versions of the synthetic slice
+//
+// Reflectors resume from the resourceVersion of the last event they saw, so the
+// slice must never carry one that is ahead of or behind what the client has
+// really been given:
+//
+//   - In a list it has the list's own resourceVersion.
+//   - In a watch with sendInitialEvents and bookmarks it is sent last of the
+//     initial events, with the resourceVersion of the bookmark that ends them.
+//   - In a watch from "" or "0" without such a bookmark it is sent first, with a
+//     resourceVersion that was listed before the watch was opened: whoever
+//     resumes there misses nothing that happened since.
+//   - In a watch from a resourceVersion the client holds it already, from the
+//     list or watch that gave it that resourceVersion; nothing is added.
+//   - Events about a stored default/kubernetes are left out among initial
+//     events; later ones become MODIFIED events of the synthetic slice with the
+//     event's own resourceVersion.
+package hub

@@ -1,0 +1,183 @@
+package hub
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// maxFrame bounds one watch event. The largest object an apiserver takes is
+// 3 MiB, and JSON of it is not larger.
+const maxFrame = 16 << 20
+
+// errFrameTooLarge: the stream is not one of watch events.
+var errFrameTooLarge = errors.New("a watch event is too large")
+
+// watchEvent is what rewriting needs to know of an event.
+type watchEvent struct {
+	kind string
+	meta objectMeta
+}
+
+// endsInitialEvents: the bookmark that follows the last initial event.
+func (e watchEvent) endsInitialEvents() bool {
+	return e.kind == "BOOKMARK" && e.meta.Annotations[metav1.InitialEventsAnnotationKey] == "true"
+}
+
+// watchCodec is one protocol of a watch stream.
+type watchCodec interface {
+	// read returns the next event as it came, framing included. io.EOF only
+	// between events.
+	read() ([]byte, error)
+	// parse understands an event that read returned.
+	parse(frame []byte) (watchEvent, error)
+	// event frames an event about an encoded object.
+	event(kind string, object []byte) ([]byte, error)
+}
+
+func newWatchCodec(e encoding, r io.Reader) watchCodec {
+	if e.protobuf {
+		return &protobufFrames{r: r}
+	}
+	bounded := &boundedReader{r: r}
+	return &jsonFrames{r: bounded, decoder: json.NewDecoder(bounded)}
+}
+
+// protobufFrames: a big-endian uint32 length, then a WatchEvent, bare.
+type protobufFrames struct{ r io.Reader }
+
+const frameHeader = 4
+
+func (p *protobufFrames) read() ([]byte, error) {
+	var header [frameHeader]byte
+	if _, err := io.ReadFull(p.r, header[:]); err != nil {
+		return nil, err
+	}
+	size := binary.BigEndian.Uint32(header[:])
+	if size > maxFrame {
+		return nil, fmt.Errorf("%w: %d bytes", errFrameTooLarge, size)
+	}
+	frame := make([]byte, frameHeader+int(size))
+	copy(frame, header[:])
+	if _, err := io.ReadFull(p.r, frame[frameHeader:]); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	return frame, nil
+}
+
+func (p *protobufFrames) parse(frame []byte) (watchEvent, error) {
+	var event watchEvent
+	var object []byte
+	// WatchEvent{type = 1, object = 2}, and object is RawExtension{raw = 1}.
+	err := eachField(frame[frameHeader:], func(f protoField) error {
+		switch f.number {
+		case 1:
+			event.kind = string(f.bytes)
+		case 2:
+			return eachField(f.bytes, func(f protoField) error {
+				if f.number == 1 {
+					object = f.bytes
+				}
+				return nil
+			})
+		}
+		return nil
+	})
+	if err != nil {
+		return event, fmt.Errorf("decode a watch event: %w", err)
+	}
+	if event.kind == "" {
+		return event, errors.New("decode a watch event: it has no type")
+	}
+	if event.kind == "ERROR" {
+		return event, nil
+	}
+	unknown, err := parseEnvelope(object)
+	if err != nil {
+		return event, fmt.Errorf("decode a watch event: %w", err)
+	}
+	if event.meta, err = protobufMeta(unknown.Raw); err != nil {
+		return event, fmt.Errorf("decode a watch event: %w", err)
+	}
+	return event, nil
+}
+
+func (p *protobufFrames) event(kind string, object []byte) ([]byte, error) {
+	message, err := (&metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: object}}).Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encode a watch event: %w", err)
+	}
+	frame := binary.BigEndian.AppendUint32(make([]byte, 0, frameHeader+len(message)), uint32(len(message)))
+	return append(frame, message...), nil
+}
+
+// jsonFrames: one JSON object after the other, each on its line.
+type jsonFrames struct {
+	r       *boundedReader
+	decoder *json.Decoder
+}
+
+func (j *jsonFrames) read() ([]byte, error) {
+	j.r.left = maxFrame
+	var object json.RawMessage
+	if err := j.decoder.Decode(&object); err != nil {
+		return nil, err
+	}
+	return append(object, '\n'), nil
+}
+
+func (j *jsonFrames) parse(frame []byte) (watchEvent, error) {
+	var event struct {
+		Type   string          `json:"type"`
+		Object json.RawMessage `json:"object"`
+	}
+	if err := json.Unmarshal(frame, &event); err != nil {
+		return watchEvent{}, fmt.Errorf("decode a watch event: %w", err)
+	}
+	if event.Type == "" {
+		return watchEvent{}, errors.New("decode a watch event: it has no type")
+	}
+	if event.Type == "ERROR" {
+		return watchEvent{kind: event.Type}, nil
+	}
+	meta, err := jsonMeta(event.Object)
+	if err != nil {
+		return watchEvent{}, fmt.Errorf("decode the object of a watch event: %w", err)
+	}
+	return watchEvent{kind: event.Type, meta: meta}, nil
+}
+
+func (j *jsonFrames) event(kind string, object []byte) ([]byte, error) {
+	frame, err := json.Marshal(metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: object}})
+	if err != nil {
+		return nil, fmt.Errorf("encode a watch event: %w", err)
+	}
+	return append(frame, '\n'), nil
+}
+
+// boundedReader fails once more than left bytes were read since left was set, so
+// that a stream without an end to its object cannot fill the memory.
+type boundedReader struct {
+	r    io.Reader
+	left int
+}
+
+func (b *boundedReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errFrameTooLarge
+	}
+	if len(p) > b.left {
+		p = p[:b.left]
+	}
+	n, err := b.r.Read(p)
+	b.left -= n
+	return n, err
+}
