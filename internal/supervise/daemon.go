@@ -100,9 +100,9 @@ type DaemonState struct {
 // Running reports whether the daemon is alive.
 func (s DaemonState) Running() bool { return s.Daemon.PID != 0 }
 
-// Any reports whether the daemon or its parent is alive. A parent without a
+// Alive reports whether the daemon or its parent is alive. A parent without a
 // daemon is about to start one.
-func (s DaemonState) Any() bool { return s.Daemon.PID != 0 || s.Parent.PID != 0 }
+func (s DaemonState) Alive() bool { return s.Daemon.PID != 0 || s.Parent.PID != 0 }
 
 // FindDaemon reports who is alive for runDir. A directory that does not exist
 // has no daemon.
@@ -165,7 +165,7 @@ func StopDaemon(ctx context.Context, runDir string, timeout time.Duration) error
 		if err != nil {
 			return fmt.Errorf("stop daemon: %w", err)
 		}
-		if !state.Any() {
+		if !state.Alive() {
 			free, err := lockIsFree(filepath.Join(runDir, daemonLock))
 			if err != nil {
 				return fmt.Errorf("stop daemon: %w", err)
