@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// Config is what an agent needs from its surroundings.
+type Config struct {
+	// Gateways are "host:port" of UDP sockets, tried in order. Required.
+	Gateways []string
+	// RootCAs sign the gateways' certificates. Required.
+	RootCAs *x509.CertPool
+	// Certificate returns the node's client certificate; asked at each
+	// handshake, so that a renewed one is used from the next connection on.
+	// Required.
+	Certificate func() (*tls.Certificate, error)
+	// NodeName is the name in that certificate. Required.
+	NodeName string
+	// Info is told to the gateway.
+	Info Info
+	// DialKubelet connects to this node's kubelet. Required.
+	DialKubelet func(ctx context.Context) (net.Conn, error)
+	// AllowTCP has the last word on every other target; its error is sent to the
+	// gateway. nil allows none.
+	AllowTCP func(netip.AddrPort) error
+	// DialTCP connects to an allowed target; nil: a plain dialer.
+	DialTCP func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// OnState is told when a session begins and ends, from the goroutine of Run:
+	// it must not block. May be nil.
+	OnState func(connected bool, gateway string)
+	// ListenPacket makes the UDP socket of one connection; nil: any port of every
+	// address, of the family of the gateway's address.
+	ListenPacket func() (net.PacketConn, error)
+	// Logger; nil: slog.Default.
+	Logger *slog.Logger
+	// Jitter returns a duration in [0, max); nil: uniformly random.
+	Jitter func(max time.Duration) time.Duration
+}
+
+// Info describes the node to the gateway. Nothing is decided by it.
+type Info struct {
+	EngineVersion string
+	Architecture  string // a GOARCH
+	BootID        string
+}
+
+// ErrNotConnected: there is no session to a gateway.
+var ErrNotConnected = errors.New("not connected to a gateway")
+
+const (
+	// sessionWait is how long after losing its session the agent still lets
+	// DialAPIServer wait for the next one: reconnecting takes about a second
+	// where the path is back. After that callers are told at once, so that they
+	// turn to what they have.
+	sessionWait = 5 * time.Second
+	// pokePings and pokeInterval: after an address change the gateway learns of
+	// the new path from the first packet that arrives on it, so send some.
+	pokePings    = 10
+	pokeInterval = time.Second
+)
+
+// Agent is the edge end of the tunnel. Make it with New and call Run once.
+type Agent struct {
+	cfg Config
+	log *slog.Logger
+
+	poke chan struct{} // ends a wait between attempts
+
+	mu      sync.Mutex // guards all below
+	session *session
+	changed chan struct{} // closed and replaced when session changes
+	lostAt  time.Time     // when the session was lost, or Run began
+	running bool
+}
+
+// New makes an agent that is not connected yet.
+func New(cfg Config) (*Agent, error) {
+	switch {
+	case len(cfg.Gateways) == 0:
+		return nil, errors.New("agent: no Gateways")
+	case cfg.RootCAs == nil:
+		return nil, errors.New("agent: no RootCAs")
+	case cfg.Certificate == nil:
+		return nil, errors.New("agent: no Certificate")
+	case cfg.NodeName == "":
+		return nil, errors.New("agent: no NodeName")
+	case cfg.DialKubelet == nil:
+		return nil, errors.New("agent: no DialKubelet")
+	}
+	for _, gw := range cfg.Gateways {
+		if _, _, err := net.SplitHostPort(gw); err != nil {
+			return nil, fmt.Errorf("agent: gateway %q: %w", gw, err)
+		}
+	}
+	if cfg.AllowTCP == nil {
+		cfg.AllowTCP = func(netip.AddrPort) error { return errors.New("this node allows no address") }
+	}
+	if cfg.DialTCP == nil {
+		cfg.DialTCP = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", addr.String())
+		}
+	}
+	if cfg.OnState == nil {
+		cfg.OnState = func(bool, string) {}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Jitter == nil {
+		cfg.Jitter = func(max time.Duration) time.Duration { return rand.N(max) }
+	}
+	return &Agent{
+		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName),
+		poke: make(chan struct{}, 1), changed: make(chan struct{}),
+	}, nil
+}
+
+// Connected reports whether a session is up, and to which gateway.
+func (a *Agent) Connected() (gateway string, ok bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.session == nil {
+		return "", false
+	}
+	return a.session.gateway, true
+}
+
+// Poke says that the network may have changed (an address, a route, a resume
+// from sleep). A waiting agent tries at once; a connected one makes the new path
+// known to its gateway. It returns at once.
+func (a *Agent) Poke() {
+	a.mu.Lock()
+	s := a.session
+	a.mu.Unlock()
+	ch := a.poke
+	if s != nil {
+		ch = s.poke
+	}
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// DialAPIServer opens a connection to the apiserver through the session. Without
+// one it waits for it if it was lost in the last few seconds, and fails with
+// ErrNotConnected otherwise. Once connected it takes no longer than
+// tunnel.GatewayDialTimeout. The connection has CloseWrite.
+func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
+	s, err := a.await(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial apiserver: %w", err)
+	}
+	h := tunnel.Header{Kind: tunnel.KindAPIServer, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
+	d, err := tunnel.OpenDial(s.sess, h)
+	if err != nil {
+		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, tunnel.GatewayDialTimeout)
+	defer cancel()
+	if err := d.Await(ctx); err != nil {
+		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
+	}
+	return d, nil
+}
+
+// await returns the session, or waits for it as DialAPIServer says.
+func (a *Agent) await(ctx context.Context) (*session, error) {
+	a.mu.Lock()
+	wait := time.Until(a.lostAt.Add(sessionWait))
+	running := a.running
+	a.mu.Unlock()
+	var expired <-chan time.Time
+	if running && wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		expired = t.C
+	}
+	for {
+		a.mu.Lock()
+		s, changed := a.session, a.changed
+		a.mu.Unlock()
+		if s != nil {
+			return s, nil
+		}
+		if expired == nil {
+			return nil, ErrNotConnected
+		}
+		select {
+		case <-changed:
+		case <-expired:
+			return nil, ErrNotConnected
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", ErrNotConnected, ctx.Err())
+		}
+	}
+}
+
+// set makes s the session; nil: there is none.
+func (a *Agent) set(s *session) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.session != nil && s == nil {
+		a.lostAt = time.Now()
+	}
+	a.session = s
+	close(a.changed)
+	a.changed = make(chan struct{})
+}

@@ -1,0 +1,180 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// session is a welcomed session.
+type session struct {
+	a       *Agent
+	sess    *link
+	gateway string
+	control *tunnel.Control
+	welcome tunnel.Welcome
+	poke    chan struct{}
+}
+
+// connect makes a session to one gateway.
+func (a *Agent) connect(ctx context.Context, gateway string) (*session, error) {
+	conf := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		RootCAs:    a.cfg.RootCAs,
+		ServerName: tunnel.ServerName,
+		NextProtos: []string{tunnel.ALPN},
+		// Sent whatever the gateway asks for: it is the only identity there is.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.cfg.Certificate() },
+	}
+	l, err := dialGateway(ctx, gateway, conf, a.cfg.ListenPacket)
+	if err != nil {
+		return nil, err
+	}
+	s := &session{a: a, sess: l, gateway: gateway, poke: make(chan struct{}, 1)}
+	if err := s.hello(ctx); err != nil {
+		// The gateway checks the certificate after our handshake is done, so its
+		// refusal shows here, and says more than the stream's error.
+		if cause := l.Err(); cause != nil {
+			err = cause
+		}
+		l.Close(tunnel.CloseProtocol, err.Error())
+		if rerr := l.release(); rerr != nil {
+			a.log.Warn("release socket", "error", rerr)
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// hello opens the control stream and exchanges HELLO and WELCOME.
+func (s *session) hello(ctx context.Context) error {
+	st, err := s.sess.Open()
+	if err != nil {
+		return err
+	}
+	s.control = tunnel.NewControl(st)
+	info := s.a.cfg.Info
+	err = s.control.Send(tunnel.Hello{
+		Version: tunnel.Version, Node: s.a.cfg.NodeName, BootID: info.BootID,
+		EngineVersion: info.EngineVersion, Architecture: info.Architecture,
+		Capabilities: tunnel.CapOptimistic,
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.control.SetReadDeadline(time.Now().Add(tunnel.HelloTimeout)); err != nil {
+		return fmt.Errorf("control stream: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { s.sess.Close(tunnel.CloseNormal, "agent stops") })
+	defer stop()
+	m, err := s.control.Receive()
+	if err != nil {
+		return fmt.Errorf("await WELCOME: %w", err)
+	}
+	w, ok := m.(tunnel.Welcome)
+	if !ok {
+		return fmt.Errorf("control message %d came first, want WELCOME", m.Type())
+	}
+	if w.Version < 1 || w.Version > tunnel.Version {
+		return fmt.Errorf("WELCOME names version %d, this agent speaks 1 to %d", w.Version, tunnel.Version)
+	}
+	s.welcome = w
+	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("control stream: %w", err)
+	}
+	return nil
+}
+
+// run serves the session until it or ctx ends, and says which. When it returns,
+// every stream is closed and the socket is free.
+func (s *session) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { s.controlLoop() })
+	wg.Go(func() { s.pokeLoop(ctx) })
+	var err error
+	for {
+		var st tunnel.Stream
+		if st, err = s.sess.Accept(ctx); err != nil {
+			break
+		}
+		wg.Go(func() { s.a.serve(ctx, st) })
+	}
+	s.sess.Close(tunnel.CloseNormal, "agent stops")
+	if cause := s.sess.Err(); cause != nil {
+		err = cause
+	}
+	cancel()
+	wg.Wait()
+	if rerr := s.sess.release(); rerr != nil {
+		s.a.log.Warn("release socket", "gateway", s.gateway, "error", rerr)
+	}
+	return err
+}
+
+// controlLoop reads control messages until the session ends.
+func (s *session) controlLoop() {
+	for {
+		m, err := s.control.Receive()
+		if err != nil {
+			if s.sess.Err() == nil {
+				s.sess.Close(tunnel.CloseProtocol, err.Error())
+			}
+			return
+		}
+		switch m := m.(type) {
+		case tunnel.Ping:
+			err = s.control.Send(tunnel.Pong(m))
+		case tunnel.Drain:
+			// With one gateway there is nowhere else to go; the close that
+			// follows makes us connect again at once.
+			s.a.log.Info("gateway stops", "gateway", s.gateway, "reason", m.Reason, "within", time.Duration(m.DeadlineMS)*time.Millisecond)
+		case tunnel.Hello, tunnel.Welcome:
+			err = fmt.Errorf("control message %d out of place", m.Type())
+		}
+		if err != nil {
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
+	}
+}
+
+// pokeLoop pings for a while after each Poke.
+func (s *session) pokeLoop(ctx context.Context) {
+	tick := time.NewTicker(pokeInterval)
+	defer tick.Stop()
+	left := 0
+	for n := uint64(0); ; {
+		var next <-chan time.Time
+		if left > 0 {
+			next = tick.C
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sess.Done():
+			return
+		case <-s.poke:
+			left = pokePings
+			tick.Reset(pokeInterval)
+		case <-next:
+		}
+		n++
+		left--
+		var p tunnel.Ping
+		for i := range p.Payload {
+			p.Payload[i] = byte(n >> (8 * i))
+		}
+		if err := s.control.Send(p); err != nil {
+			// The control stream does not work any more: a session without it
+			// could not be ended or moved.
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
+	}
+}

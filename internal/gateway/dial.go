@@ -1,0 +1,186 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// Target is what to reach at a node.
+type Target struct {
+	kind tunnel.Kind
+	addr netip.AddrPort
+}
+
+// Kubelet is the node's own kubelet; the agent knows where it listens.
+func Kubelet() Target { return Target{kind: tunnel.KindKubelet} }
+
+// TCP is an address that the node reaches: one of its pods. The agent decides
+// whether it allows it.
+func TCP(addr netip.AddrPort) Target { return Target{kind: tunnel.KindTCP, addr: addr} }
+
+// String is "kubelet" or "ip:port".
+func (t Target) String() string {
+	if t.kind == tunnel.KindTCP {
+		return t.addr.String()
+	}
+	return t.kind.String()
+}
+
+// DialError is a dial through a session that failed. Err is ErrNotConnected,
+// ErrDraining, ErrClosed, tunnel.ErrStreamLimit, a *tunnel.StatusError (the
+// node's own answer), the context's error, or an error of the session.
+type DialError struct {
+	Node   string
+	Target Target
+	Err    error
+}
+
+// Error implements error.
+func (e *DialError) Error() string {
+	return fmt.Sprintf("dial %s of node %s: %v", e.Target, e.Node, e.Err)
+}
+
+// Unwrap returns Err.
+func (e *DialError) Unwrap() error { return e.Err }
+
+// Dial connects to a target of the node through its session. It never waits for
+// a session (ErrNotConnected) and never longer than tunnel.GatewayDialTimeout.
+// Errors are *DialError. The connection has CloseWrite; an audit line is logged
+// when it is closed.
+func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, error) {
+	a := g.audit("gateway", t.kind.String(), t.String())
+	a.node = node
+	d, s, err := g.open(node, t, 0)
+	if err == nil {
+		err = g.await(ctx, d, s, t)
+	}
+	if err != nil {
+		if d != nil {
+			s.release(g)
+		}
+		a.end(tunnel.Spliced{Err: err})
+		return nil, err
+	}
+	return &auditedConn{Stream: d, end: func(in, out int64) {
+		s.release(g)
+		a.end(tunnel.Spliced{AToB: out, BToA: in})
+	}}, nil
+}
+
+// open begins a dial and counts it; release ends the count. On error nothing is
+// counted and there is no session to release.
+func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, *session, error) {
+	s, err := g.lookup(node)
+	if err != nil {
+		return nil, nil, &DialError{node, t, err}
+	}
+	h := tunnel.Header{Kind: t.kind, Flags: flags, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
+	if t.kind == tunnel.KindTCP {
+		h.Target = t.addr.String()
+	}
+	s.streams.add()
+	g.dials.add()
+	d, err := tunnel.OpenDial(s.sess, h)
+	if err != nil {
+		s.release(g)
+		return nil, nil, &DialError{node, t, err}
+	}
+	return d, s, nil
+}
+
+func (s *session) release(g *Gateway) {
+	s.streams.done()
+	g.dials.done()
+}
+
+// await reads the node's answer, within GatewayDialTimeout.
+func (g *Gateway) await(ctx context.Context, d *tunnel.Dialed, s *session, t Target) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
+		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
+	defer cancel()
+	err := d.Await(ctx)
+	if t.kind == tunnel.KindKubelet {
+		s.kubeletUp.Store(err == nil)
+	}
+	if err != nil {
+		return &DialError{s.node, t, err}
+	}
+	return nil
+}
+
+// auditedConn counts bytes and reports them when it is closed.
+type auditedConn struct {
+	tunnel.Stream
+	in, out atomic.Int64
+	once    sync.Once
+	end     func(in, out int64)
+}
+
+func (c *auditedConn) Read(p []byte) (int, error) {
+	n, err := c.Stream.Read(p)
+	c.in.Add(int64(n))
+	return n, err
+}
+
+func (c *auditedConn) Write(p []byte) (int, error) {
+	n, err := c.Stream.Write(p)
+	c.out.Add(int64(n))
+	return n, err
+}
+
+func (c *auditedConn) Close() error {
+	err := c.Stream.Close()
+	c.once.Do(func() { c.end(c.in.Load(), c.out.Load()) })
+	return err
+}
+
+func (c *auditedConn) Reset(code tunnel.ResetCode) {
+	c.Stream.Reset(code)
+	c.once.Do(func() { c.end(c.in.Load(), c.out.Load()) })
+}
+
+// auditLine is the record of one dial: who wanted what, and what came of it.
+type auditLine struct {
+	g                       *Gateway
+	who, kind, target, node string
+	optimistic              bool
+	start                   time.Time
+}
+
+func (g *Gateway) audit(who, kind, target string) *auditLine {
+	return &auditLine{g: g, who: who, kind: kind, target: target, start: g.cfg.Clock()}
+}
+
+// end writes the line. Bytes are seen from who dialled.
+func (a *auditLine) end(s tunnel.Spliced) {
+	result := "ok"
+	if s.Err != nil {
+		result = s.Err.Error()
+		if se, ok := errors.AsType[*tunnel.StatusError](s.Err); ok {
+			result = se.Error()
+		}
+	}
+	attrs := []slog.Attr{
+		slog.String("who", a.who), slog.String("kind", a.kind), slog.String("target", a.target),
+		slog.Int64("sent", s.AToB), slog.Int64("received", s.BToA),
+		slog.Duration("duration", a.g.cfg.Clock().Sub(a.start)), slog.String("result", result),
+	}
+	if a.node != "" {
+		attrs = append(attrs, slog.String("node", a.node))
+	}
+	if a.optimistic {
+		attrs = append(attrs, slog.Bool("optimistic", true))
+	}
+	// Without ctx's cancellation: the line is written also for what was cut.
+	a.g.cfg.Logger.LogAttrs(context.Background(), slog.LevelInfo, "dial", attrs...)
+}

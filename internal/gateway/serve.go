@@ -1,0 +1,118 @@
+package gateway
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// ServePacket serves nodes and joining devices on pc, which it owns from here
+// on, until ctx ends or the gateway is closed; both return nil. The end of ctx
+// closes every session of this socket at once; Close drains.
+func (g *Gateway) ServePacket(ctx context.Context, pc net.PacketConn) error {
+	return g.serving(ctx, pc, func(ctx context.Context) error { return g.servePacket(ctx, pc) })
+}
+
+func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
+	tr := &quic.Transport{
+		Conn:                tunnel.WrapPacketConn(pc),
+		StatelessResetKey:   g.resetKey(),
+		VerifySourceAddress: func(net.Addr) bool { return !g.handshakes.Allow() },
+	}
+	ln, err := tr.Listen(g.tlsConfig(), tunnel.GatewayConfig())
+	if err != nil {
+		return fmt.Errorf("gateway: serve %s: %w", pc.LocalAddr(), err)
+	}
+	var conns sync.WaitGroup
+	var serr error
+	for {
+		// quic-go holds 32 connections for Accept and refuses more, so nothing
+		// is done here but to hand them on.
+		qc, err := ln.Accept(ctx)
+		if err != nil {
+			if ctx.Err() == nil && !errors.Is(err, quic.ErrServerClosed) {
+				serr = fmt.Errorf("gateway: accept on %s: %w", pc.LocalAddr(), err)
+			}
+			break
+		}
+		conns.Go(func() { g.serveConn(ctx, qc) })
+	}
+	// Order: no new connections; the handlers, which end with ctx and say good
+	// bye; then the socket.
+	err = ln.Close()
+	conns.Wait()
+	return errors.Join(serr, err, tr.Close())
+}
+
+func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn) {
+	sess := tunnel.NewQUICSession(qc)
+	state := qc.ConnectionState().TLS
+	defer sess.Close(tunnel.CloseGoingAway, "gateway stops")
+	switch state.NegotiatedProtocol {
+	case tunnel.ALPN:
+		g.serveNode(ctx, sess, state.PeerCertificates)
+	case tunnel.JoinALPN:
+		g.serveJoin(ctx, sess)
+	}
+}
+
+// tlsConfig asks for a client certificate or not by what the client speaks.
+func (g *Gateway) tlsConfig() *tls.Config {
+	base := tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return g.cfg.Certificate() },
+		// A resumed session would carry a certificate past its check. A full
+		// handshake costs a millisecond.
+		SessionTicketsDisabled: true,
+	}
+	node := base.Clone()
+	node.NextProtos = []string{tunnel.ALPN}
+	node.ClientAuth = tls.RequireAndVerifyClientCert
+	node.ClientCAs = g.cfg.ClientCAs
+	join := base.Clone()
+	join.NextProtos = []string{tunnel.JoinALPN}
+
+	outer := base.Clone()
+	outer.NextProtos = []string{tunnel.ALPN, tunnel.JoinALPN}
+	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		switch {
+		case slices.Contains(hello.SupportedProtos, tunnel.ALPN):
+			return node, nil
+		case slices.Contains(hello.SupportedProtos, tunnel.JoinALPN):
+			return join, nil
+		default:
+			return nil, fmt.Errorf("gateway: client speaks none of %q", outer.NextProtos)
+		}
+	}
+	return outer
+}
+
+// resetKey lets a restarted gateway tell nodes at once that their sessions are
+// gone (RFC 9000 section 10.3). It must survive the restart and be secret, so it
+// is derived from the private key, which is and does. With a key that cannot
+// leave its hardware nodes notice by timeout instead.
+func (g *Gateway) resetKey() *quic.StatelessResetKey {
+	cert, err := g.cfg.Certificate()
+	if err != nil {
+		// The first handshake reports it.
+		return nil
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		return nil
+	}
+	mac := hmac.New(sha256.New, der)
+	mac.Write([]byte("edge gateway stateless reset 1"))
+	return (*quic.StatelessResetKey)(mac.Sum(nil))
+}

@@ -1,0 +1,221 @@
+package gateway
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// session is a node's connection from its WELCOME on.
+type session struct {
+	node    string
+	sess    tunnel.Session
+	control *tunnel.Control
+	hello   tunnel.Hello
+	since   time.Time
+	epoch   uint64
+	log     *slog.Logger
+	streams *inflight
+	// kubeletUp: the last dial of the kubelet worked, so that the next one need
+	// not be awaited before the caller is told to go on.
+	kubeletUp atomic.Bool
+}
+
+// serveNode runs a node's session until it ends or ctx does.
+func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) {
+	log := g.cfg.Logger.With("remote", sess.Remote())
+	node, leaf, err := nodeOf(chain)
+	if err == nil {
+		log = log.With("node", node)
+		err = g.cfg.Authorize(node, leaf)
+	}
+	if err != nil {
+		log.Warn("session refused", "error", err)
+		sess.Close(tunnel.CloseDenied, err.Error())
+		return
+	}
+	s := &session{node: node, sess: sess, log: log, streams: newInflight()}
+	old, err := g.welcome(ctx, s)
+	if err != nil {
+		if sess.Err() == nil && ctx.Err() == nil {
+			log.Warn("session failed before it began", "error", err)
+			sess.Close(tunnel.CloseProtocol, err.Error())
+		}
+		return
+	}
+	defer g.unregister(s)
+	// A revocation between the first check and registering found no session to
+	// cut, so ask again now that Kick would.
+	if err := g.cfg.Authorize(node, leaf); err != nil {
+		log.Warn("session refused", "error", err)
+		sess.Close(tunnel.CloseRevoked, err.Error())
+		return
+	}
+	log.Info("session began", "epoch", s.epoch, "engine", s.hello.EngineVersion, "superseding", old != nil)
+
+	// Handlers may outlast the loops but not this function: when it returns, the
+	// session's goroutines are gone. It is unregistered before they are.
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	if old != nil {
+		handlers.Go(func() { g.retire(ctx, old) })
+	}
+	handlers.Go(func() { g.controlLoop(s) })
+	err = g.acceptLoop(ctx, s, &handlers)
+	g.unregister(s)
+	// Wakes every handler; the code is the first one given.
+	sess.Close(tunnel.CloseGoingAway, "gateway stops")
+	log.Info("session ended", "epoch", s.epoch, "after", g.cfg.Clock().Sub(s.since).Round(time.Millisecond), "reason", err)
+}
+
+// welcome exchanges HELLO and WELCOME and makes s the node's current session.
+// Only then may dials of the node use it, and only then is the old one retired.
+func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err error) {
+	hctx, cancel := context.WithTimeout(ctx, tunnel.HelloTimeout)
+	defer cancel()
+	st, err := s.sess.Accept(hctx)
+	if err != nil {
+		return nil, fmt.Errorf("control stream: %w", err)
+	}
+	s.control = tunnel.NewControl(st)
+	if err := s.control.SetReadDeadline(time.Now().Add(tunnel.HelloTimeout)); err != nil {
+		return nil, fmt.Errorf("control stream: %w", err)
+	}
+	defer context.AfterFunc(ctx, func() { _ = s.control.SetReadDeadline(time.Unix(1, 0)) })()
+	m, err := s.control.Receive()
+	if err != nil {
+		return nil, err
+	}
+	hello, ok := m.(tunnel.Hello)
+	if !ok {
+		return nil, fmt.Errorf("control message %d came first, want HELLO", m.Type())
+	}
+	if hello.Version < 1 {
+		return nil, fmt.Errorf("HELLO names version %d", hello.Version)
+	}
+	if hello.Node != s.node {
+		return nil, fmt.Errorf("HELLO names node %q but the certificate is for %q", hello.Node, s.node)
+	}
+	s.hello, s.since, s.epoch = hello, g.cfg.Clock(), g.nextEpoch()
+	err = s.control.Send(tunnel.Welcome{
+		Version: min(hello.Version, tunnel.Version), Gateway: g.id, Epoch: s.epoch,
+		Capabilities: tunnel.CapOptimistic,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("control stream: %w", err)
+	}
+	old, ok = g.register(s)
+	if !ok {
+		s.sess.Close(tunnel.CloseSuperseded, "a newer session was welcomed first")
+		return nil, s.sess.Err()
+	}
+	return old, nil
+}
+
+// retire lets the streams of a superseded session end, within supersedeGrace. If
+// that session ends by itself, so do they.
+func (g *Gateway) retire(ctx context.Context, old *session) {
+	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
+	defer cancel()
+	if err := old.streams.wait(ctx); err != nil && old.sess.Err() == nil {
+		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.count())
+	}
+	old.sess.Close(tunnel.CloseSuperseded, "a newer session of this node has taken over")
+}
+
+// controlLoop answers the node's control messages until the session ends.
+func (g *Gateway) controlLoop(s *session) {
+	for {
+		m, err := s.control.Receive()
+		if err != nil {
+			if s.sess.Err() == nil {
+				// Its end is the end of the session: an agent that closes it, or
+				// says what we must understand and do not, has no session.
+				s.sess.Close(tunnel.CloseProtocol, err.Error())
+			}
+			return
+		}
+		switch m := m.(type) {
+		case tunnel.Ping:
+			err = s.control.Send(tunnel.Pong(m))
+		case tunnel.Hello, tunnel.Welcome:
+			err = fmt.Errorf("control message %d out of place", m.Type())
+		}
+		if err != nil {
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
+	}
+}
+
+// acceptLoop serves the streams that the node opens.
+func (g *Gateway) acceptLoop(ctx context.Context, s *session, handlers *sync.WaitGroup) error {
+	for {
+		st, err := s.sess.Accept(ctx)
+		if err != nil {
+			if closed, ok := errors.AsType[*tunnel.CloseError](err); ok {
+				return closed
+			}
+			return err
+		}
+		s.streams.add()
+		g.dials.add()
+		handlers.Go(func() {
+			defer g.dials.done()
+			defer s.streams.done()
+			g.serveStream(ctx, s, st)
+		})
+	}
+}
+
+// serveStream carries one connection from the node to the apiserver, the only
+// target a node has at the gateway.
+func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream) {
+	h, err := tunnel.AcceptDial(st)
+	a := g.audit("node "+s.node, h.Kind.String(), "apiserver")
+	if err != nil {
+		a.end(tunnel.Spliced{Err: err})
+		return
+	}
+	if h.Kind != tunnel.KindAPIServer {
+		err := &tunnel.StatusError{Status: tunnel.StatusDenied, Text: fmt.Sprintf("a node may not dial kind %s through the gateway", h.Kind)}
+		a.target = h.Target
+		tunnel.Refuse(st, tunnel.Response{Status: err.Status, Text: err.Text})
+		a.end(tunnel.Spliced{Err: err})
+		return
+	}
+	if g.isDraining() {
+		tunnel.Refuse(st, tunnel.Response{Status: tunnel.StatusDraining, Text: ErrDraining.Error()})
+		a.end(tunnel.Spliced{Err: ErrDraining})
+		return
+	}
+	timeout := tunnel.AgentDialTimeout
+	if h.Deadline > 0 {
+		timeout = min(timeout, h.Deadline)
+	}
+	dctx, cancel := context.WithTimeout(ctx, timeout)
+	c, err := g.cfg.DialAPIServer(dctx)
+	cancel()
+	if err != nil {
+		tunnel.Refuse(st, tunnel.DialFailure(err))
+		a.end(tunnel.Spliced{Err: fmt.Errorf("dial apiserver: %w", err)})
+		return
+	}
+	if err := tunnel.Respond(st, tunnel.Response{Status: tunnel.StatusOK}); err != nil {
+		st.Reset(tunnel.ResetAborted)
+		_ = c.Close() // nothing was carried
+		a.end(tunnel.Spliced{Err: err})
+		return
+	}
+	a.end(tunnel.Splice(st, c, tunnel.SpliceOptions{}))
+}

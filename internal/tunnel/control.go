@@ -1,0 +1,232 @@
+package tunnel
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go/quicvarint"
+)
+
+// MaxControlMessage bounds the body of a control message in bytes.
+const MaxControlMessage = 64 << 10
+
+// controlWriteTimeout bounds the sending of one control message: the control
+// stream has priority over all others, so what cannot be sent in this time
+// has no working path below it.
+const controlWriteTimeout = 10 * time.Second
+
+// MessageType is the type of a control message. Unknown even types are skipped,
+// unknown odd types end the session.
+type MessageType uint64
+
+// The control messages.
+const (
+	TypeHello   MessageType = 1
+	TypePing    MessageType = 2
+	TypeWelcome MessageType = 3
+	TypePong    MessageType = 4
+	TypeDrain   MessageType = 6
+)
+
+// Version is the version of the session protocol inside its ALPN. WELCOME
+// answers with the lower one of both ends.
+const Version = 1
+
+// Capabilities is a set of bits for what an end can do beyond Version.
+type Capabilities uint64
+
+// The capability bits.
+const (
+	// CapOptimistic: understands FlagOptimistic.
+	CapOptimistic Capabilities = 1 << 0
+)
+
+// Has reports whether every bit of c is in s.
+func (s Capabilities) Has(c Capabilities) bool { return s&c == c }
+
+// Message is one of Hello, Welcome, Ping, Pong and Drain.
+type Message interface{ Type() MessageType }
+
+// Hello is the first message of an agent.
+type Hello struct {
+	Version int `json:"version"`
+	// Node repeats the name in the certificate. A gateway ends the session if
+	// they differ, because then one of the two is misconfigured.
+	Node          string       `json:"node"`
+	BootID        string       `json:"bootID,omitempty"`
+	EngineVersion string       `json:"engineVersion,omitempty"`
+	Architecture  string       `json:"architecture,omitempty"`
+	Capabilities  Capabilities `json:"capabilities,omitempty"`
+}
+
+// Welcome answers Hello: the session is the node's newest from here on.
+type Welcome struct {
+	Version int `json:"version"`
+	// Gateway is the identifier of the gateway process, new at each start.
+	Gateway string `json:"gateway"`
+	// Epoch orders the sessions of one node; the highest is the newest.
+	Epoch        uint64       `json:"epoch"`
+	Capabilities Capabilities `json:"capabilities,omitempty"`
+}
+
+// Ping asks for a Pong with the same payload. It also makes the path known to
+// the other end after an address change.
+type Ping struct{ Payload [8]byte }
+
+// Pong answers a Ping.
+type Pong struct{ Payload [8]byte }
+
+// Drain announces that the sender stops: it refuses new dials, and closes the
+// session when those that exist have ended or Deadline has passed.
+type Drain struct {
+	// DeadlineMS is in milliseconds from now.
+	DeadlineMS int64  `json:"deadlineMS"`
+	Reason     string `json:"reason,omitempty"`
+}
+
+// Type implements Message.
+func (Hello) Type() MessageType { return TypeHello }
+
+// Type implements Message.
+func (Welcome) Type() MessageType { return TypeWelcome }
+
+// Type implements Message.
+func (Ping) Type() MessageType { return TypePing }
+
+// Type implements Message.
+func (Pong) Type() MessageType { return TypePong }
+
+// Type implements Message.
+func (Drain) Type() MessageType { return TypeDrain }
+
+// AppendMessage appends the bytes of m to b.
+func AppendMessage(b []byte, m Message) ([]byte, error) {
+	var body []byte
+	switch m := m.(type) {
+	case Ping:
+		body = m.Payload[:]
+	case Pong:
+		body = m.Payload[:]
+	default:
+		var err error
+		if body, err = json.Marshal(m); err != nil {
+			return b, fmt.Errorf("control message %d: %w", m.Type(), err)
+		}
+	}
+	if len(body) > MaxControlMessage {
+		return b, fmt.Errorf("control message %d: %d bytes are more than the %d allowed", m.Type(), len(body), MaxControlMessage)
+	}
+	b = quicvarint.Append(b, uint64(m.Type()))
+	b = quicvarint.Append(b, uint64(len(body)))
+	return append(b, body...), nil
+}
+
+// ErrCriticalMessage is an unknown control message that may not be skipped.
+var ErrCriticalMessage = errors.New("unknown control message that may not be skipped")
+
+// ReadMessage reads the next control message it knows. Unknown even types are
+// skipped; an unknown odd one is ErrCriticalMessage.
+func ReadMessage(r *bufio.Reader) (Message, error) {
+	for {
+		t, err := quicvarint.Read(r)
+		if err != nil {
+			return nil, fmt.Errorf("control message: %w", err)
+		}
+		n, err := quicvarint.Read(r)
+		if err != nil {
+			return nil, fmt.Errorf("control message %d: length: %w", t, err)
+		}
+		if n > MaxControlMessage {
+			return nil, fmt.Errorf("control message %d: %d bytes are more than the %d allowed", t, n, MaxControlMessage)
+		}
+		body := make([]byte, n)
+		if _, err := io.ReadFull(r, body); err != nil {
+			return nil, fmt.Errorf("control message %d: body: %w", t, err)
+		}
+		m, err := parseMessage(MessageType(t), body)
+		if err != nil {
+			return nil, err
+		}
+		if m != nil {
+			return m, nil
+		}
+	}
+}
+
+// parseMessage returns nil, nil for a message to skip.
+func parseMessage(t MessageType, body []byte) (Message, error) {
+	var err error
+	switch t {
+	case TypeHello:
+		var m Hello
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeWelcome:
+		var m Welcome
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeDrain:
+		var m Drain
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypePing, TypePong:
+		if len(body) != 8 {
+			return nil, fmt.Errorf("control message %d: %d bytes, want 8", t, len(body))
+		}
+		if t == TypePing {
+			return Ping{Payload: [8]byte(body)}, nil
+		}
+		return Pong{Payload: [8]byte(body)}, nil
+	default:
+		if t%2 == 1 {
+			return nil, fmt.Errorf("control message %d: %w", t, ErrCriticalMessage)
+		}
+		return nil, nil
+	}
+	return nil, fmt.Errorf("control message %d: %w", t, err)
+}
+
+// Control sends and receives control messages on the control stream. Send may
+// be called by any goroutine, Receive by one at a time.
+type Control struct {
+	stream Stream
+	r      *bufio.Reader
+	mu     sync.Mutex // serialises writes
+}
+
+// NewControl makes s the control stream: nothing is scheduled before it.
+func NewControl(s Stream) *Control {
+	s.SetUrgency(0)
+	return &Control{stream: s, r: bufio.NewReader(s)}
+}
+
+// Send sends m. After an error the control stream is of no more use.
+func (c *Control) Send(m Message) error {
+	b, err := AppendMessage(nil, m)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.stream.SetWriteDeadline(time.Now().Add(controlWriteTimeout)); err != nil {
+		return fmt.Errorf("send control message %d: %w", m.Type(), err)
+	}
+	if _, err := c.stream.Write(b); err != nil {
+		return fmt.Errorf("send control message %d: %w", m.Type(), err)
+	}
+	return nil
+}
+
+// Receive returns the next message; see ReadMessage.
+func (c *Control) Receive() (Message, error) { return ReadMessage(c.r) }
+
+// SetReadDeadline bounds Receive. Zero: no bound.
+func (c *Control) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }

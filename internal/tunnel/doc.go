@@ -1,0 +1,64 @@
+// Package tunnel is what the two ends of the tunnel, gateway and agent, both
+// speak: names and codes, the frames, the QUIC settings, a socket that survives
+// send errors, a net.Conn over a stream, and a copy loop that keeps half-close.
+// It holds no policy: who may connect or dial what is decided in packages
+// gateway and agent. It never logs and never verifies a certificate.
+//
+// One connection per node carries everything. The agent dials it (ALPN
+// "edgetun/1", mutual TLS 1.3) and opens the first stream, the control stream.
+// After that either end opens one stream per carried connection:
+//
+//	agent                                             gateway
+//	  | stream 0: control                                |
+//	  |  HELLO  ---------------------------------------> |  authorised, newest wins
+//	  |  <--------------------------------------- WELCOME|
+//	  |  PING, PONG, DRAIN in both directions            |
+//	  |                                                  |
+//	  | dial stream, opened by the gateway               |
+//	  |  <----- header(kubelet | tcp target) [raw bytes] |
+//	  |  response ------------------------------------>  |
+//	  |  <=============== raw bytes, both ways ========> |
+//	  |                                                  |
+//	  | dial stream, opened by the agent                 |
+//	  |  header(apiserver) ---------------------------->  |
+//	  |  <----------------------------------- response   |
+//	  |  <=============== raw bytes, both ways ========> |
+//
+// A control message ("varint" is QUIC's, RFC 9000 section 16):
+//
+//	+-------------+------------+---------------------------+
+//	| type varint | len varint | body, len bytes (<= 64 KiB)|
+//	+-------------+------------+---------------------------+
+//
+//	HELLO 1, WELCOME 3: JSON objects; unknown members are ignored.
+//	PING 2, PONG 4: 8 bytes that come back as they were sent.
+//	DRAIN 6: JSON object. Of types that are not known the even ones are
+//	skipped and the odd ones end the session: whoever adds a message chooses.
+//
+// A dial header, sent by whoever opens the stream, in one write:
+//
+//	+----+------+-------+------------+--------+--------------+-----------------+
+//	| u8 | u8   | u8    | varint len | target | trace varint | deadline varint |
+//	| =1 | kind | flags |            |        |              | milliseconds    |
+//	+----+------+-------+------------+--------+--------------+-----------------+
+//
+//	kinds: tcp 1 (target "ip:port"), kubelet 3 and apiserver 4 (no target: the
+//	other end knows where that is, so neither can be aimed elsewhere).
+//	udp 2 and tun 5 are assigned and answered with "unsupported".
+//	flags: OPTIMISTIC 0x01, the opener sends payload without awaiting the
+//	response. Unknown flags of the upper four bits refuse the dial; of the
+//	lower four they are ignored.
+//
+// The response, before the first raw byte of the other direction:
+//
+//	+-----------+------------+------------------------+
+//	| u8 status | varint len | text, len bytes (<=1 KiB)|
+//	+-----------+------------+------------------------+
+//
+// After that QUIC's own framing is all there is. FIN is a half-close, a reset
+// stream is a reset connection; see Splice.
+//
+// Joining (ALPN "edge-join/1", no client certificate) is one stream with one
+// message each way, each a 4-byte big-endian length and that many bytes (at
+// most 64 KiB) of JSON; see WriteFrame and package enroll for the content.
+package tunnel

@@ -1,0 +1,68 @@
+package tunnel
+
+import (
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+const (
+	// KeepAlive is how often an idle agent sends: below the 30 s after which
+	// common NATs forget a UDP mapping.
+	KeepAlive = 15 * time.Second
+	// IdleTimeout ends a session that heard nothing: four keep-alives, so that
+	// an outage of most of a minute cuts nothing.
+	IdleTimeout = 60 * time.Second
+	// MaxStreams is how many carried connections each end may have open on one
+	// session: a full node (110 pods) with several watches, logs and proxied
+	// requests for each pod stays below it.
+	MaxStreams = 1024
+
+	// streamWindow is what a stream may hold unread before its reader shows that
+	// it reads: 34 Mbit/s at 60 ms from the first byte.
+	streamWindow = 256 << 10
+	// maxStreamWindow is what it may grow to: 500 Mbit/s at 60 ms.
+	maxStreamWindow = 4 << 20
+	// Connection windows. quic-go raises the window of a connection only when
+	// the application reads, so that streams whose readers never read use it up
+	// and then block all others. It is only credit, not memory, so it begins at
+	// its end: 64 such streams at the gateway, which must bound what 10,000 nodes
+	// can make it hold, and 128 at the agent, which has one session.
+	gatewayConnWindow = 16 << 20
+	agentConnWindow   = 32 << 20
+
+	// packetSize fits a path MTU of 1280 with IPv4 and IPv6 headers. Discovery
+	// raises it from there; beginning higher loses whole handshakes on paths
+	// that drop what is too large without a word.
+	packetSize = 1232
+)
+
+// GatewayConfig is the QUIC configuration of a gateway. The agent keeps the
+// session alive, since it is the one behind a NAT.
+func GatewayConfig() *quic.Config {
+	c := baseConfig()
+	c.InitialConnectionReceiveWindow = gatewayConnWindow
+	c.MaxConnectionReceiveWindow = gatewayConnWindow
+	return c
+}
+
+// AgentConfig is the QUIC configuration of an agent.
+func AgentConfig() *quic.Config {
+	c := baseConfig()
+	c.InitialConnectionReceiveWindow = agentConnWindow
+	c.MaxConnectionReceiveWindow = agentConnWindow
+	c.KeepAlivePeriod = KeepAlive
+	return c
+}
+
+func baseConfig() *quic.Config {
+	return &quic.Config{
+		HandshakeIdleTimeout:       5 * time.Second,
+		MaxIdleTimeout:             IdleTimeout,
+		InitialStreamReceiveWindow: streamWindow,
+		MaxStreamReceiveWindow:     maxStreamWindow,
+		MaxIncomingStreams:         MaxStreams,
+		MaxIncomingUniStreams:      -1, // the protocol has none
+		InitialPacketSize:          packetSize,
+	}
+}

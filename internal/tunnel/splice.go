@@ -1,0 +1,183 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/quic-go/quic-go"
+)
+
+// spliceBuffer is the size of a copy buffer: one read of a bulk stream fills it,
+// and 1,000 idle connections hold 64 MiB at most.
+const spliceBuffer = 32 << 10
+
+// buffers is a cache and holds no state.
+var buffers = sync.Pool{New: func() any { b := make([]byte, spliceBuffer); return &b }}
+
+// SpliceOptions changes how Splice begins.
+type SpliceOptions struct {
+	// Prefix was already read from a and goes to b first.
+	Prefix []byte
+	// ClientFirst holds back what b sends until a has sent something. A client
+	// of HTTP CONNECT takes bytes that arrive with the answer for an error
+	// (k8s.io/apiserver does), and only its own first bytes prove that it has
+	// read the answer.
+	ClientFirst bool
+	// ReadyB is called before the first read from b; its error aborts.
+	ReadyB func() error
+}
+
+// Spliced is what Splice carried, in bytes. Err is nil if both directions ended
+// with an end of file.
+type Spliced struct {
+	AToB, BToA int64
+	Err        error
+}
+
+// Splice copies between a and b until both directions have ended, and closes
+// both.
+//
+//	a ends (EOF, FIN)      -> b.CloseWrite; b may go on sending
+//	a breaks (RST, reset)  -> b is reset, and a
+//	b stops reading (QUIC) -> what a sends is dropped; b may go on sending
+//
+// A conn without CloseWrite is closed where a half-close would be needed.
+func Splice(a, b net.Conn, o SpliceOptions) Spliced {
+	s := &splice{spoken: make(chan struct{}), aborted: make(chan struct{}), a: a, b: b}
+	if !o.ClientFirst || len(o.Prefix) > 0 {
+		s.speak()
+	}
+	var out Spliced
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if o.ReadyB != nil {
+			if err := o.ReadyB(); err != nil {
+				s.abort(err)
+				return
+			}
+		}
+		out.BToA = s.copy(a, b, nil, func() bool {
+			select {
+			case <-s.spoken:
+				return true
+			case <-s.aborted:
+				return false
+			}
+		})
+	}()
+	var err error
+	if len(o.Prefix) > 0 {
+		var n int
+		n, err = b.Write(o.Prefix)
+		out.AToB = int64(n)
+	}
+	if err != nil {
+		s.abort(err)
+	} else {
+		out.AToB += s.copy(b, a, s.speak, nil)
+	}
+	<-done
+	_ = a.Close() // both have ended: nothing is lost, nobody to tell
+	_ = b.Close()
+	out.Err = s.err
+	return out
+}
+
+type splice struct {
+	a, b      net.Conn
+	speakOnce sync.Once
+	spoken    chan struct{} // closed when a has sent something
+	abortOnce sync.Once
+	aborted   chan struct{}
+	err       error // set once, before aborted is closed
+}
+
+func (s *splice) speak() { s.speakOnce.Do(func() { close(s.spoken) }) }
+
+func (s *splice) abort(err error) {
+	s.abortOnce.Do(func() {
+		s.err = err
+		close(s.aborted)
+		reset(s.a)
+		reset(s.b)
+	})
+}
+
+// copy moves bytes from src to dst until src ends. heard is called after the
+// first byte or the end of src, mayWrite before each write.
+func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n int64) {
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	var deaf bool // dst wants no more
+	for {
+		nr, rerr := src.Read(*buf)
+		if heard != nil && (nr > 0 || rerr != nil) {
+			heard()
+			heard = nil
+		}
+		if nr > 0 && !deaf {
+			if mayWrite != nil && !mayWrite() {
+				return n
+			}
+			nw, werr := dst.Write((*buf)[:nr])
+			n += int64(nw)
+			switch {
+			case werr == nil:
+			case stoppedReading(werr):
+				// Go on reading, so that the end of src is seen.
+				deaf = true
+			default:
+				s.abort(werr)
+				return n
+			}
+		}
+		if rerr == nil {
+			continue
+		}
+		if rerr != io.EOF {
+			s.abort(rerr)
+			return n
+		}
+		if !deaf {
+			if err := closeWrite(dst); err != nil {
+				s.abort(err)
+			}
+		}
+		return n
+	}
+}
+
+// stoppedReading reports whether the other end of a stream said that it does
+// not want the bytes, which says nothing about the other direction.
+func stoppedReading(err error) bool {
+	se, ok := errors.AsType[*quic.StreamError](err)
+	return ok && se.Remote
+}
+
+func closeWrite(c net.Conn) error {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		err := h.CloseWrite()
+		if isNotConnected(err) {
+			// The peer has closed both directions already; the reading side
+			// sees that by itself.
+			return nil
+		}
+		return err
+	}
+	return c.Close()
+}
+
+// reset breaks c so that its peer does not take it for an orderly end.
+func reset(c net.Conn) {
+	switch c := c.(type) {
+	case interface{ Reset(ResetCode) }:
+		c.Reset(ResetAborted)
+		return
+	case interface{ SetLinger(int) error }:
+		_ = c.SetLinger(0) // fails only on a closed socket
+	}
+	_ = c.Close()
+}
