@@ -1,0 +1,16 @@
+package cluster
+
+import (
+	"context"
+
+	"github.com/edgewright/terraform-provider-edge/internal/engine"
+	"github.com/edgewright/terraform-provider-edge/provider/internal/entity"
+)
+
+func create(ctx context.Context, eng entity.Engine, plan *model) (*engine.Cluster, error) {
+	spec, err := plan.spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return entity.Clusters(eng).CreateCluster(ctx, spec)
+}
