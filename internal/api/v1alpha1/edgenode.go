@@ -97,9 +97,11 @@ type EdgeNodeStatus struct {
 
 // Condition types of an EdgeNode.
 const (
-	ConditionPlaced  = "Placed"
-	ConditionReady   = "Ready"
-	ConditionDrained = "Drained"
+	ConditionEnrolled  = "Enrolled"
+	ConditionPlaced    = "Placed"
+	ConditionReady     = "Ready"
+	ConditionConnected = "Connected"
+	ConditionDrained   = "Drained"
 )
 
 // EdgeNodeList is a list of nodes.

@@ -49,6 +49,10 @@ const (
 	// GatewayUser requests certificates on behalf of nodes that present a join
 	// token. The approver trusts it for nothing else.
 	GatewayUser = "edge:gateway"
+	// OperatorsGroup is the organization in operators' short-lived certificates.
+	// It is bound to cluster-admin: who holds the state directory administers
+	// the cluster.
+	OperatorsGroup = "edge:operators"
 	// ControllersUser runs the controllers.
 	ControllersUser = "edge:controllers"
 )

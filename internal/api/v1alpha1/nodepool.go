@@ -69,6 +69,14 @@ type NodePoolStatus struct {
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
 
+// Condition types of a NodePool.
+const (
+	// ConditionPoolDeleting is there while a pool is being deleted: True while
+	// its last nodes leave, False with reason NodesRemain while it has nodes
+	// that stay.
+	ConditionPoolDeleting = "Deleting"
+)
+
 // PoolMember is one joined node as its peers on the same LAN see it.
 type PoolMember struct {
 	Name string `json:"name"`

@@ -1,0 +1,20 @@
+// Package controllers is what keeps the cluster's objects true to what was
+// declared: it approves certificates, places nodes, removes them, counts pools
+// and turns unit deployments into workloads. It also holds the manifests the
+// cluster needs before any of that can work, and installs them.
+//
+//	object                        controller    what it does
+//	CertificateSigningRequest     certificates  approves or denies what is in our names (Decide)
+//	EdgeNode, NodePool, Node      nodes         labels, annotations, taints, status, hub binding
+//	EdgeNode being deleted        nodes         cordon, drain, revoke, remove (leave.go)
+//	NodePool, EdgeNode            pools         counts, members; deletion waits for its nodes
+//	UnitDeployment                units         a Deployment per pool, one Service, status per unit
+//	Secret (join token)           tokens        removes expired ones
+//
+// All of them run as edge:controllers with the rights in manifests/, against
+// one apiserver, in one process; nothing here is a webhook, so that nothing here
+// has to be up for the apiserver to work.
+//
+// The package never signs a certificate, never writes a node's key except to
+// revoke it, and never touches labels, taints or workloads it did not make.
+package controllers
