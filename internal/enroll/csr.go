@@ -4,17 +4,15 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/base64"
 	"encoding/pem"
 	"errors"
 	"fmt"
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
 // NodesGroup is the organization of a node's certificates, as the Node
@@ -30,16 +28,8 @@ var (
 	oidSAN          = asn1.ObjectIdentifier{2, 5, 29, 17}
 )
 
-// Fingerprint names a public key: "SHA256:" and the base64 of the SHA-256 of
-// its PKIX form, as in EdgeNode.status.key.
-func Fingerprint(key crypto.PublicKey) (string, error) {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return "", fmt.Errorf("fingerprint of a public key: %w", err)
-	}
-	sum := sha256.Sum256(der)
-	return "SHA256:" + base64.StdEncoding.EncodeToString(sum[:]), nil
-}
+// Fingerprint names a public key as EdgeNode.status.key does.
+func Fingerprint(key crypto.PublicKey) (string, error) { return pki.Fingerprint(key) }
 
 // NodeCSR makes the PEM request for a node's own identity, system:node:<name>.
 func NodeCSR(name string, key crypto.Signer) (string, error) {
@@ -59,14 +49,8 @@ func ServingCSR(name string, key crypto.Signer) (string, error) {
 }
 
 func newCSR(commonName, organization string, dnsNames []string, key crypto.Signer) (string, error) {
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject:  pkix.Name{CommonName: commonName, Organization: []string{organization}},
-		DNSNames: dnsNames,
-	}, key)
-	if err != nil {
-		return "", fmt.Errorf("make certificate request for %s: %w", commonName, err)
-	}
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})), nil
+	text, err := pki.NewCSR(key, pkix.Name{CommonName: commonName, Organization: []string{organization}}, dnsNames)
+	return string(text), err
 }
 
 // ParseCSR parses one PEM certificate request and nothing after it, and checks

@@ -75,8 +75,8 @@ type EdgeNodeStatus struct {
 	// Phase sums the conditions up in a word.
 	Phase EdgeNodePhase `json:"phase,omitempty"`
 	// Key is the fingerprint of the key that holds the node's identity:
-	// "SHA256:" and the base64 of the SHA-256 of its PKIX public key. Only the
-	// enrolment at the gateway writes it; the approver signs for no other key.
+	// "SHA256:" and the unpadded base64 of the SHA-256 of its PKIX public key.
+	// Only the enrolment at the gateway writes it; the approver signs for no other key.
 	Key string `json:"key,omitempty"`
 	// RevokedKeys may never hold this node's identity again.
 	// +listType=atomic
