@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -48,26 +49,25 @@ type ParentOptions struct {
 // again with backoff whenever it ends, except with exit code 0, which means that
 // it is done. The end of ctx asks the daemon to end and waits for it. It fails
 // with ErrRunning if another parent holds the same PIDFile.
-func RunParent(ctx context.Context, opts ParentOptions) error {
+func RunParent(ctx context.Context, opts ParentOptions) (err error) {
 	p, err := newParent(opts)
 	if err != nil {
 		return err
 	}
-	if p.lock != nil {
-		defer p.lock.Close()
-	}
+	defer func() { err = errors.Join(err, p.close()) }()
 	if p.daemon, err = p.findDaemon(); err != nil {
 		return err
 	}
 	failures := 0
 	for {
 		begin := p.clock.Now()
+		var err error
 		if p.daemon == nil {
 			p.daemon, err = p.start()
 		}
 		var exit Exit
 		if err != nil {
-			exit, err = Exit{Reason: "could not be started: " + err.Error()}, nil
+			exit = Exit{Reason: "could not be started: " + err.Error()}
 		} else {
 			if err := p.record(); err != nil {
 				p.log.Error("daemon not recorded", "error", err)
@@ -148,6 +148,18 @@ func newParent(opts ParentOptions) (*parent, error) {
 		}
 	}
 	return p, nil
+}
+
+// close gives the pidfile up.
+func (p *parent) close() error {
+	if p.lock == nil {
+		return nil
+	}
+	err := os.Remove(p.opts.PIDFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // the daemon's directory may be removed already
+	}
+	return errors.Join(err, p.lock.Close())
 }
 
 // record writes the pidfile.
