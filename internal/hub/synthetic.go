@@ -115,6 +115,10 @@ func (s syntheticSlice) encodeItem(e encoding, resourceVersion string) ([]byte, 
 	if e.protobuf {
 		return object.Marshal()
 	}
+	if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
+		// Items of a typed list carry no kind; the list says it for them.
+		slice.TypeMeta = metav1.TypeMeta{}
+	}
 	return json.Marshal(object)
 }
 
