@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edgewright/terraform-provider-edge/internal/controlplane"
+)
+
+// newControlPlaneCommand is how a host is converged to a control plane. The
+// engine calls up and down; run is what they start and stop.
+func (a *app) newControlPlaneCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "control-plane",
+		Short: "Converge this host to the control plane of a cluster directory",
+	}
+	var dir string
+	c.PersistentFlags().StringVar(&dir, "dir", "", "cluster directory (required)")
+	_ = c.MarkPersistentFlagRequired("dir") // fails only for a flag that does not exist
+	absolute := func(*cobra.Command, []string) (err error) {
+		dir, err = filepath.Abs(dir)
+		return err
+	}
+	c.PersistentPreRunE = absolute
+	c.AddCommand(
+		&cobra.Command{
+			Use:   "up",
+			Short: "Start it and wait until it is ready",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				self, err := os.Executable()
+				if err != nil {
+					return err
+				}
+				report := newLineReporter(a.Out)
+				return report.result(controlplane.Up(cmd.Context(), controlplane.UpOptions{
+					Dir: dir, Binary: self, Logger: a.daemonLogger(), Progress: report.phase,
+				}))
+			},
+		},
+		&cobra.Command{
+			Use:   "down",
+			Short: "Stop it; its data stay",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return newLineReporter(a.Out).result(controlplane.Down(cmd.Context(), dir, a.daemonLogger()))
+			},
+		},
+		&cobra.Command{
+			Use:   "run",
+			Short: "The daemon itself",
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				return controlplane.Run(cmd.Context(), dir, a.daemonLogger())
+			},
+		},
+	)
+	return c
+}
+
+func (a *app) daemonLogger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(a.Err, nil))
+}
+
+// lineReporter writes what the engine reads of a command it runs: one JSON
+// object a line, progress and at the end perhaps an error.
+type lineReporter struct {
+	enc   *json.Encoder
+	began time.Time
+}
+
+func newLineReporter(w interface{ Write([]byte) (int, error) }) *lineReporter {
+	return &lineReporter{enc: json.NewEncoder(w), began: time.Now()}
+}
+
+func (r *lineReporter) phase(phase, message string) {
+	// A reader that is gone must not stop the work.
+	_ = r.enc.Encode(map[string]any{"phase": phase, "message": message, "elapsed_ms": time.Since(r.began).Milliseconds()})
+}
+
+// result writes err as the last line and makes the exit code 1 without saying
+// it twice.
+func (r *lineReporter) result(err error) error {
+	if err == nil {
+		return nil
+	}
+	if encErr := r.enc.Encode(map[string]any{"error": err.Error()}); encErr != nil {
+		return errors.Join(err, fmt.Errorf("report it: %w", encErr))
+	}
+	return exitCode(1)
+}

@@ -1,0 +1,128 @@
+// Package cli is the `edge` command line: what operators type, and the entry
+// points of the daemons. Commands parse flags, call the engine and print; they
+// decide nothing. Tables by default, -o json everywhere.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/edgewright/terraform-provider-edge/internal/component"
+	"github.com/edgewright/terraform-provider-edge/internal/engine"
+)
+
+// Main runs the command line and returns its exit code.
+func Main(ctx context.Context, version string, args []string) int {
+	root := newRoot(version, streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	root.SetArgs(args[1:])
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	var exit exitCode
+	if errors.As(err, &exit) {
+		return int(exit)
+	}
+	fmt.Fprintln(os.Stderr, "edge:", err)
+	return 1
+}
+
+// exitCode ends the program with the code of a child that has already said what
+// was wrong.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// streams are where commands read and write.
+type streams struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+}
+
+// app is what every command shares.
+type app struct {
+	streams
+	version  string
+	stateDir string
+	output   string
+}
+
+func newRoot(version string, s streams) *cobra.Command {
+	a := &app{streams: s, version: version}
+	root := &cobra.Command{
+		Use:           "edge",
+		Short:         "Edge clusters as code: look at, enter and repair what terraform apply made",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "state directory (default $EDGE_STATE_DIR, or ~/.edge)")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "output format: table or json")
+	root.AddGroup(
+		&cobra.Group{ID: "operate", Title: "Clusters:"},
+		&cobra.Group{ID: "nodes", Title: "Nodes:"},
+		&cobra.Group{ID: "supply", Title: "Programs and images:"},
+		&cobra.Group{ID: "daemons", Title: "Daemons (started by the engine):"},
+	)
+	add := func(group string, commands ...*cobra.Command) {
+		for _, c := range commands {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add("operate", a.newStatusCommand(), a.newProgressCommand(), a.newKubeconfigCommand(), a.newCredentialsCommand(),
+		a.newKubectlCommand(), a.newLogsCommand(), a.newDestroyCommand())
+	add("nodes", a.newJoinTokenCommand())
+	a.addSupply(add)
+	a.addDaemons(add)
+	return root
+}
+
+func (a *app) engine() (*engine.Engine, error) {
+	return engine.New(engine.Options{
+		StateDir:   a.stateDir,
+		Version:    a.version,
+		Components: component.DefaultOptions(os.Getenv),
+		Logger:     slog.New(slog.NewTextHandler(a.Err, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Progress: func(p engine.Progress) {
+			fmt.Fprintf(a.Err, "%8.1fs  %s  %s\n", p.Elapsed.Seconds(), p.Phase, p.Message)
+		},
+	})
+}
+
+// print writes v as JSON, or as the table that rows make.
+func (a *app) print(v any, header string, rows func(add func(cells ...any))) error {
+	switch a.output {
+	case "json":
+		enc := json.NewEncoder(a.Out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	case "table":
+		w := tabwriter.NewWriter(a.Out, 0, 4, 3, ' ', 0)
+		fmt.Fprintln(w, header)
+		rows(func(cells ...any) {
+			for i, c := range cells {
+				if i > 0 {
+					fmt.Fprint(w, "\t")
+				}
+				fmt.Fprint(w, c)
+			}
+			fmt.Fprintln(w)
+		})
+		return w.Flush()
+	default:
+		return fmt.Errorf("output format %q: use table or json", a.output)
+	}
+}

@@ -1,0 +1,243 @@
+//go:build linux
+
+package controlplane
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/edgewright/terraform-provider-edge/internal/controllers"
+	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/gateway"
+	"github.com/edgewright/terraform-provider-edge/internal/supervise"
+)
+
+// Run is the daemon of a cluster directory. It returns when ctx ends, leaving
+// its children running: another daemon adopts them, `down` stops them. Any other
+// end is an error, after which its parent starts it again.
+func Run(ctx context.Context, dir string, logger *slog.Logger) error {
+	d := &daemon{layout: Layout{dir}, logger: logger, began: time.Now()}
+	if err := os.Chdir(dir); err != nil {
+		return fmt.Errorf("enter the cluster directory: %w", err)
+	}
+	lock, err := supervise.AcquireDaemon(d.layout.Run())
+	if err != nil {
+		return fmt.Errorf("become the daemon of %s: %w", dir, err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watch, stopWatching := context.WithCancel(ctx)
+	defer stopWatching()
+	go func() {
+		if err := supervise.WatchParent(watch, logger, nil); err != nil {
+			logger.Error("the parent is not watched any more", "error", err)
+		}
+	}()
+	if err := d.run(ctx); err != nil && ctx.Err() == nil {
+		d.fail(err)
+		return err
+	}
+	stopWatching()
+	return lock.Release()
+}
+
+type daemon struct {
+	layout Layout
+	spec   *Spec
+	logger *slog.Logger
+	began  time.Time
+
+	mu     sync.Mutex // guards status
+	status Status
+}
+
+func (d *daemon) run(ctx context.Context) error {
+	spec, err := LoadSpec(d.layout.Dir)
+	if err != nil {
+		return err
+	}
+	d.spec = spec
+	if d.status.SpecDigest, err = spec.digest(); err != nil {
+		return err
+	}
+	d.status.PID = os.Getpid()
+
+	d.enter("pki")
+	creds, err := ensurePKI(spec, d.layout)
+	if err != nil {
+		return err
+	}
+	if err := writeConf(d.layout); err != nil {
+		return err
+	}
+	specs, err := children(spec, d.layout, creds)
+	if err != nil {
+		return err
+	}
+	sup, err := supervise.New(supervise.Options{RunDir: d.layout.Run(), LogDir: d.layout.Logs(), Logger: d.logger})
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return sup.Run(ctx, specs) })
+	g.Go(func() error { return creds.renew(ctx, d.logger) })
+
+	gw, members, sessions, err := d.gateway(ctx, g, creds)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return d.bringUp(ctx, g, sup, creds, gw, members, sessions) })
+	return g.Wait()
+}
+
+// gateway starts both of its listeners. The egress socket must exist before the
+// apiserver wants to dial; sessions are admitted once members has synced.
+func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members, *sessions, error) {
+	members, sessions := newMembers(d.logger), newSessions()
+	enroller, err := newEnroller(d.spec, creds, d.logger)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	var dialer net.Dialer
+	gw, err := gateway.New(gateway.Config{
+		Certificate: creds.gatewayCertificate,
+		ClientCAs:   creds.roots,
+		Authorize:   members.authorize,
+		DialAPIServer: func(ctx context.Context) (net.Conn, error) {
+			return dialer.DialContext(ctx, "tcp", loopbackPort(d.spec.Ports.API))
+		},
+		Enroller:  enroller,
+		Routes:    members,
+		OnSession: sessions.set,
+		Logger:    d.logger,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if err := os.Remove(EgressSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, nil, fmt.Errorf("remove the old egress socket: %w", err)
+	}
+	egress, err := net.Listen("unix", EgressSocket)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("listen for the apiserver's egress: %w", err)
+	}
+	if err := os.Chmod(EgressSocket, 0o600); err != nil {
+		return nil, nil, nil, fmt.Errorf("close the egress socket to others: %w", err)
+	}
+	packets, err := net.ListenPacket("udp", fmt.Sprintf(":%d", d.spec.Ports.Gateway))
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("listen for nodes on UDP port %d: %w", d.spec.Ports.Gateway, err)
+	}
+	g.Go(func() error { return gw.ServeEgress(ctx, egress) })
+	g.Go(func() error { return gw.ServePacket(ctx, packets) })
+	g.Go(func() error { // nothing of the gateway may outlive its daemon
+		<-ctx.Done()
+		closing, cancel := context.WithTimeout(context.Background(), gatewayDrain)
+		defer cancel()
+		return gw.Close(closing)
+	})
+	return gw, members, sessions, nil
+}
+
+// gatewayDrain is how long a daemon that ends waits for streams to end: an
+// operator's own stop is what it is, and nodes reconnect to the next daemon.
+const gatewayDrain = 500 * time.Millisecond
+
+// bringUp follows the start to its end and says where it is.
+func (d *daemon) bringUp(ctx context.Context, g *errgroup.Group, sup *supervise.Supervisor, creds *credentials, gw *gateway.Gateway, members *members, sessions *sessions) error {
+	d.enter(etcd)
+	if err := sup.WaitReady(ctx, etcd); err != nil {
+		return err
+	}
+	d.enter(apiserver)
+	// The manifests go in as soon as the apiserver answers at all, beside its
+	// own bootstrap: Install retries until it is served. What runs under RBAC
+	// waits for both: upstream's discovery roles are part of the bootstrap, and
+	// a watch that is refused once is tried again only after a second.
+	installed := make(chan error, 1)
+	go func() { installed <- controllers.Install(ctx, creds.config(d.spec, adminUser), d.logger) }()
+	if err := sup.WaitReady(ctx, apiserver); err != nil {
+		return err
+	}
+	d.enter("manifests")
+	if err := <-installed; err != nil {
+		return fmt.Errorf("install the cluster's own objects: %w", err)
+	}
+	d.enter("controllers and gateway")
+	g.Go(func() error { return members.run(ctx, creds.config(d.spec, gatewayUser)) })
+	g.Go(func() error {
+		return controllers.Run(ctx, controllers.Config{
+			RESTConfig: creds.config(d.spec, controllersUser),
+			Sessions:   sessions,
+			Kick:       func(node, reason string) { gw.Kick(node, reason) },
+			Logger:     d.logger,
+		})
+	})
+	select {
+	case <-members.synced:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	d.enter("kube-controller-manager and kube-scheduler")
+	if err := sup.WaitReady(ctx, controllerManager, scheduler); err != nil {
+		return err
+	}
+	d.enter(PhaseReady)
+	return nil
+}
+
+// enter records that everything before phase is complete.
+func (d *daemon) enter(phase string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.status.Phase != "" {
+		d.status.Phases = append(d.status.Phases, PhaseTime{d.status.Phase, time.Since(d.began)})
+	}
+	d.status.Phase, d.status.Error, d.status.Since = phase, "", time.Now().UTC()
+	d.write()
+	d.logger.Info("phase", "phase", phase, "elapsed", time.Since(d.began))
+}
+
+func (d *daemon) fail(err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.status.Error = err.Error()
+	d.write()
+	d.logger.Error("the control plane does not run", "phase", d.status.Phase, "error", err)
+}
+
+// write is called with mu held. A status that cannot be written is logged: the
+// control plane itself can go on without it.
+func (d *daemon) write() {
+	raw, err := json.Marshal(d.status)
+	if err == nil {
+		err = writeFile(d.layout.Join(StatusFile), raw)
+	}
+	if err != nil {
+		d.logger.Error("status not written", "error", err)
+	}
+}
+
+func (s *Spec) digest() (string, error) {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return "", fmt.Errorf("digest of the spec: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:16]), nil
+}
+
+var _ gateway.Routes = (*members)(nil)
+var _ gateway.Enroller = (*enroll.Service)(nil)

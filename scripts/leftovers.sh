@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Says what of a cluster is left on this machine and fails if anything is:
+#   leftovers.sh <uid8>
+set -euo pipefail
+uid=$1
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo -n)
+left=0
+check() { # check <what> <lines>
+  if [ -n "$2" ]; then
+    printf 'left: %s\n%s\n' "$1" "$2" >&2
+    left=1
+  else
+    printf 'none: %s\n' "$1"
+  fi
+}
+# Processes by their arguments and by the marker in their environment.
+processes=$("${sudo[@]}" bash -c '
+  for p in /proc/[0-9]*; do
+    [ "$p" = /proc/$$ ] && continue
+    if { tr "\0" "\n" < $p/cmdline; tr "\0" "\n" < $p/environ | grep "^EDGE_"; } 2>/dev/null | grep -q -- "-$1\(/\|\$\)"; then
+      echo "${p#/proc/} $(tr "\0" " " < $p/cmdline 2>/dev/null)"
+    fi
+  done' _ "$uid" | grep -v leftovers.sh || true)
+check processes "$processes"
+check mounts "$("${sudo[@]}" grep -h -- "-$uid/" /proc/self/mountinfo || true)"
+check 'network namespaces' "$(ls /run/netns 2>/dev/null | grep -- "^edge-$uid-" || true)"
+check links "$("${sudo[@]}" ip -br link | grep -E "alias.*$uid" || true)"
+check 'addresses of site links' "$("${sudo[@]}" ip -br -4 addr | awk '$1 ~ /^ew/' || true)"
+check 'nftables tables' "$("${sudo[@]}" env PATH="$PATH:/usr/sbin:/sbin" nft list tables 2>/dev/null | grep -E "$uid" || true)"
+check cgroups "$(find /sys/fs/cgroup -type d -path "*edge*$uid*" 2>/dev/null | head || true)"
+exit $left
