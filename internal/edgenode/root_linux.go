@@ -1,0 +1,414 @@
+//go:build linux
+
+package edgenode
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// rootPlan is what a node's root directory is made of.
+type rootPlan struct {
+	node, uid string
+	dir       string // the node dir
+	// Dirs are further directories the node reads: programs, images, the edge
+	// program itself.
+	dirs []string
+	// etc holds small files of /etc by name.
+	etc map[string]string
+	// resolvers is a directory of the machine where its resolver writes
+	// resolv.conf; empty if that is a plain file.
+	resolvers string
+	// sysctls are kernel settings that kubelet insists on; see maskSysctls.
+	sysctls map[string]string
+}
+
+// identityFile tells a node's mount namespace from every other: processes whose
+// root holds it, with the node's identity, are in that namespace.
+const identityFile = "/run/edge/node"
+
+func nodeIdentity(uid, node string) string { return uid + "/" + node + "\n" }
+
+// kubeletSysctls are what kubelet writes at start unless they hold already
+// (pkg/kubelet/cm/container_manager_linux.go). They belong to the machine.
+var kubeletSysctls = map[string]string{
+	"vm/overcommit_memory":      "1",
+	"vm/panic_on_oom":           "0",
+	"kernel/panic":              "10",
+	"kernel/panic_on_oops":      "1",
+	"kernel/keys/root_maxkeys":  "1000000",
+	"kernel/keys/root_maxbytes": "25000000",
+}
+
+// planRoot looks at the machine and decides what a node's root is made of.
+func planRoot(s *Spec, dir, edge string) (rootPlan, error) {
+	p := rootPlan{node: s.Name, uid: s.ClusterUID, dir: dir, sysctls: map[string]string{}}
+	paths := []string{edge}
+	for _, name := range Programs() {
+		path := s.Programs[name]
+		paths = append(paths, path)
+	}
+	for _, path := range paths {
+		real, err := filepath.EvalSymlinks(path)
+		if err != nil {
+			return p, fmt.Errorf("program %s: %w", path, err)
+		}
+		for _, f := range []string{path, real} {
+			if st, err := os.Stat(f); err == nil && !st.IsDir() {
+				f = filepath.Dir(f)
+			}
+			p.dirs = append(p.dirs, f)
+		}
+	}
+	for _, d := range s.Images {
+		if _, err := os.Stat(d); err == nil {
+			p.dirs = append(p.dirs, d)
+		}
+	}
+	slices.Sort(p.dirs) // parents before children
+	p.dirs = slices.Compact(p.dirs)
+
+	for name, want := range kubeletSysctls {
+		have, err := os.ReadFile(filepath.Join("/proc/sys", name))
+		if err == nil && strings.TrimSpace(string(have)) != want {
+			p.sysctls[name] = want
+		}
+	}
+	if target, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && strings.HasPrefix(target, "/run/") {
+		p.resolvers = filepath.Dir(target)
+	}
+	id := sha256.Sum256([]byte("edge machine id of " + s.ClusterUID + "/" + s.Name))
+	p.etc = map[string]string{
+		"hostname":   s.Name + "\n",
+		"hosts":      "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 " + s.Name + "\n",
+		"machine-id": hex.EncodeToString(id[:16]) + "\n",
+		"passwd":     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
+		"group":      "root:x:0:\nnogroup:x:65534:\n",
+	}
+	return p, nil
+}
+
+// systemDirs of the machine are shown to its nodes read-only, where they exist.
+// nix and gnu are where NixOS and Guix keep everything.
+var systemDirs = []string{"usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "nix", "gnu"}
+
+// kernelDirs are the kernel's own file systems.
+var kernelDirs = []string{"dev", "proc", "sys"}
+
+// etcShared of the machine's /etc are shown read-only: how programs find their
+// libraries, and whom to trust.
+var etcShared = []string{"alternatives", "ssl", "ca-certificates", "pki", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"}
+
+// varDirs of a node outlive its reboots.
+var varDirs = []string{"lib/kubelet", "lib/containerd", "lib/cni", "log/pods", "log/containers", "tmp", "cache"}
+
+// rootMountPoint is where a node's root is put together; in the machine's view
+// it stays an empty directory.
+func rootMountPoint(dir string) string { return filepath.Join(dir, dataDir, "root") }
+
+// dataDir below the node dir is what containers and kubelet write: root's only.
+const dataDir = "data"
+
+// enterNewRoot gives the calling thread mount and UTS namespaces of its own with
+// the node's root directory. The thread must be locked and never be used for
+// anything else. Should it fail, everything ends with the thread.
+func enterNewRoot(p rootPlan) error {
+	root := rootMountPoint(p.dir)
+	if err := makeDirs(root, filepath.Join(p.dir, dataDir, "var")); err != nil {
+		return err
+	}
+	for _, d := range varDirs {
+		if err := makeDirs(filepath.Join(p.dir, dataDir, "var", d)); err != nil {
+			return err
+		}
+	}
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS | unix.CLONE_NEWUTS); err != nil {
+		return fmt.Errorf("make namespaces: %w", err)
+	}
+	if err := unix.Sethostname([]byte(p.node)); err != nil {
+		return fmt.Errorf("set the node's host name: %w", err)
+	}
+	// What the machine unmounts goes here too; nothing goes the other way.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("separate the node's mounts: %w", err)
+	}
+	if err := unix.Mount("tmpfs", root, "tmpfs", unix.MS_NODEV, "mode=0755"); err != nil {
+		return fmt.Errorf("mount %s: %w", root, err)
+	}
+	b := rootBuilder{root: root}
+	b.system()
+	b.etc(p)
+	b.state(p)
+	b.sysctls(p.sysctls)
+	if b.err != nil {
+		return b.err
+	}
+	return pivot(root)
+}
+
+// pivot makes root the root directory and lets go of the machine's.
+func pivot(root string) error {
+	if err := unix.Chdir(root); err != nil {
+		return err
+	}
+	// Old and new root on the same place, as pivot_root(2) allows: no directory
+	// for the old one is needed.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("enter the node's root %s: %w", root, err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("leave the machine's root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	// Volumes mounted later must be seen by containers that ask for it.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share the node's mounts with its containers: %w", err)
+	}
+	return nil
+}
+
+// rootBuilder fills a new root; the first error ends it.
+type rootBuilder struct {
+	root string
+	err  error
+}
+
+func (b *rootBuilder) do(what string, fn func() error) {
+	if b.err == nil {
+		if err := fn(); err != nil {
+			b.err = fmt.Errorf("node's root: %s: %w", what, err)
+		}
+	}
+}
+
+func (b *rootBuilder) mkdir(path string, mode fs.FileMode) {
+	b.do("make "+path, func() error {
+		full := filepath.Join(b.root, path)
+		if err := os.MkdirAll(full, mode); err != nil {
+			return err
+		}
+		return os.Chmod(full, mode) // MkdirAll obeys the umask
+	})
+}
+
+func (b *rootBuilder) write(path, text string) {
+	b.do("write "+path, func() error {
+		return os.WriteFile(filepath.Join(b.root, path), []byte(text), 0o644)
+	})
+}
+
+// bind shows a file or directory of the machine at the same path, or at.
+func (b *rootBuilder) bind(from, at string, flags uintptr) {
+	b.do("show "+from, func() error {
+		st, err := os.Stat(from)
+		if err != nil {
+			return err
+		}
+		target := filepath.Join(b.root, at)
+		if st.IsDir() {
+			err = os.MkdirAll(target, 0o755)
+		} else if err = os.MkdirAll(filepath.Dir(target), 0o755); err == nil {
+			var f *os.File
+			if f, err = os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644); err == nil {
+				err = f.Close()
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if err := unix.Mount(from, target, "", unix.MS_BIND|flags&^unix.MS_RDONLY, ""); err != nil {
+			return err
+		}
+		if flags&unix.MS_RDONLY == 0 {
+			return nil
+		}
+		var fs unix.Statfs_t
+		if err := unix.Statfs(target, &fs); err != nil {
+			return err
+		}
+		keep := uintptr(fs.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+		return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|keep, "")
+	})
+}
+
+// system shows what belongs to the machine and not to a node.
+func (b *rootBuilder) system() {
+	for _, name := range systemDirs {
+		path := "/" + name
+		st, err := os.Lstat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err == nil && st.Mode()&fs.ModeSymlink != 0:
+			b.do("link "+path, func() error {
+				target, err := os.Readlink(path)
+				if err != nil {
+					return err
+				}
+				return os.Symlink(target, filepath.Join(b.root, name))
+			})
+		default:
+			b.bind(path, path, unix.MS_REC|unix.MS_RDONLY)
+		}
+	}
+	for _, name := range kernelDirs {
+		b.bind("/"+name, "/"+name, unix.MS_REC)
+	}
+	for _, name := range []string{"root", "home", "mnt", "media", "srv", "opt"} {
+		b.mkdir(name, 0o755)
+	}
+	b.mkdir("tmp", 0o777|fs.ModeSticky)
+	b.mkdir("run/lock", 0o755)
+}
+
+func (b *rootBuilder) etc(p rootPlan) {
+	b.mkdir("etc/cni/net.d", 0o755)
+	for name, text := range p.etc {
+		b.write("etc/"+name, text)
+	}
+	for _, name := range etcShared {
+		path := "/etc/" + name
+		if _, err := os.Stat(path); err == nil {
+			b.bind(path, path, unix.MS_REC|unix.MS_RDONLY)
+		}
+	}
+	// The machine's own resolv.conf, so that a change of it is seen: the
+	// directory if it is replaced in there, else a copy, which the daemon's next
+	// start renews.
+	if p.resolvers != "" {
+		b.bind(p.resolvers, p.resolvers, unix.MS_RDONLY)
+		b.do("link /etc/resolv.conf", func() error {
+			target, err := filepath.EvalSymlinks("/etc/resolv.conf")
+			if err != nil {
+				return err
+			}
+			return os.Symlink(target, filepath.Join(b.root, "etc/resolv.conf"))
+		})
+		return
+	}
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.do("read /etc/resolv.conf", func() error { return err })
+	}
+	b.write("etc/resolv.conf", string(text))
+}
+
+// state shows what the node reads and writes of its own.
+func (b *rootBuilder) state(p rootPlan) {
+	b.bind(filepath.Join(p.dir, dataDir, "var"), "/var", 0)
+	b.do("link /var/run", func() error {
+		return replaceLink("/run", filepath.Join(b.root, "var/run"))
+	})
+	b.do("open /var/tmp", func() error { return os.Chmod(filepath.Join(b.root, "var/tmp"), 0o777|fs.ModeSticky) })
+	for _, d := range p.dirs {
+		if !shownAlready(d) {
+			b.bind(d, d, unix.MS_RDONLY)
+		}
+	}
+	b.bind(p.dir, p.dir, 0) // after dirs, which may be above it
+	b.mkdir(filepath.Dir(identityFile), 0o755)
+	b.write(identityFile, nodeIdentity(p.uid, p.node))
+}
+
+// shownAlready says that a directory is inside one of systemDirs.
+func shownAlready(dir string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/")
+	return slices.Contains(systemDirs, first)
+}
+
+// sysctls puts files of the node's own over kernel settings that kubelet would
+// otherwise change for the whole machine. It reads the value it wants to see;
+// what it writes stays here. Containers have a /proc of their own.
+func (b *rootBuilder) sysctls(values map[string]string) {
+	for name, value := range values {
+		file := "run/edge/sysctl/" + strings.ReplaceAll(name, "/", ".")
+		b.mkdir(filepath.Dir(file), 0o755)
+		b.write(file, value+"\n")
+		b.do("mask "+name, func() error {
+			return unix.Mount(filepath.Join(b.root, file), filepath.Join(b.root, "proc/sys", name), "", unix.MS_BIND, "")
+		})
+	}
+}
+
+// makeDirs makes directories and their parents.
+func makeDirs(dirs ...string) error {
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func replaceLink(target, path string) error {
+	if have, err := os.Readlink(path); err == nil && have == target {
+		return nil
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.Symlink(target, path)
+}
+
+// survivor finds a process of the node whose root is the node's own, so that
+// its mount namespace can be entered again. 0: there is none.
+func survivor(c cgroups, s *Spec) (int, error) {
+	pids, err := c.processes(nodeCgroup(s) + "/" + cgroupHost)
+	if err != nil {
+		return 0, err
+	}
+	for _, pid := range pids {
+		if inNodeRoot(pid, s) {
+			return pid, nil
+		}
+	}
+	return 0, nil
+}
+
+func inNodeRoot(pid int, s *Spec) bool {
+	id, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "root", identityFile))
+	return err == nil && string(id) == nodeIdentity(s.ClusterUID, s.Name)
+}
+
+// enterRootOf puts the calling thread into the mount and UTS namespaces of a
+// process.
+func enterRootOf(pid int) error {
+	var fds []int
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	kinds := []struct {
+		name string
+		flag int
+	}{{"uts", unix.CLONE_NEWUTS}, {"mnt", unix.CLONE_NEWNS}}
+	for _, k := range kinds {
+		path := fmt.Sprintf("/proc/%d/ns/%s", pid, k.name)
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("open namespace %s: %w", path, err)
+		}
+		fds = append(fds, fd)
+	}
+	if err := unix.Unshare(unix.CLONE_FS); err != nil {
+		return err
+	}
+	for i, k := range kinds {
+		if err := unix.Setns(fds[i], k.flag); err != nil {
+			return fmt.Errorf("enter the %s namespace of process %d: %w", k.name, pid, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,430 @@
+//go:build linux
+
+package edgenode
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/edgewright/terraform-provider-edge/internal/host"
+	"github.com/edgewright/terraform-provider-edge/internal/site"
+	"github.com/edgewright/terraform-provider-edge/internal/supervise"
+)
+
+// UpOptions of Up. Dir and Edge are required.
+type UpOptions struct {
+	// Dir is the node dir, absolute.
+	Dir string
+	// Token is the join token, a secret; empty for a node that has joined.
+	Token string
+	// Edge is the edge program that becomes the daemon, absolute.
+	Edge   string
+	Report *Reporter
+	Logger *slog.Logger
+	// Preflight judges the machine before anything is made; host.Preflight of
+	// this machine where nil.
+	Preflight func(ctx context.Context, stateDir string) error
+}
+
+const (
+	// statusPoll is how often Up looks at what the daemon says.
+	statusPoll = 50 * time.Millisecond
+	// daemonGrace is how long a daemon may take from its start until it is seen:
+	// long enough for its parent's first restarts.
+	daemonGrace = 10 * time.Second
+	// daemonStop is how long the daemon and its parent may take to end. It stops
+	// no child, so it has little to do.
+	daemonStop = 15 * time.Second
+	// logTail is how many lines of the daemon's log an error quotes.
+	logTail = 15
+)
+
+// Subdirectories of a node dir.
+const (
+	runDir  = "run"
+	logsDir = "logs"
+	confDir = "conf"
+)
+
+// daemonLogName names the daemon's own log in logs/.
+const daemonLogName = "node.log"
+
+// Up makes a node run on this machine: whatever of it stands already is kept,
+// whatever is missing is made. It returns when the node is up, when the daemon
+// says that it cannot be, or when ctx ends; the daemon goes on in the last case.
+func Up(ctx context.Context, o UpOptions) error {
+	u, err := newUp(o)
+	if err != nil {
+		return err
+	}
+	unlock, err := lockNode(ctx, o.Dir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := u.converge(ctx); err != nil {
+		return err
+	}
+	err = u.await(ctx)
+	return errors.Join(err, handOver(o.Dir, u.spec.OwnerUID, u.spec.OwnerGID))
+}
+
+type up struct {
+	o    UpOptions
+	log  *slog.Logger
+	spec *Spec
+	cg   cgroups
+	site *site.Site
+}
+
+func newUp(o UpOptions) (*up, error) {
+	if !filepath.IsAbs(o.Dir) || !filepath.IsAbs(o.Edge) {
+		return nil, fmt.Errorf("node dir %q and program %q must be absolute", o.Dir, o.Edge)
+	}
+	o.Dir = canonical(o.Dir)
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Report == nil {
+		o.Report = NewReporter(discard{}, time.Now)
+	}
+	if o.Preflight == nil {
+		o.Preflight = func(ctx context.Context, dir string) error {
+			m, err := host.LocalMachine()
+			if err != nil {
+				return err
+			}
+			return host.Preflight(ctx, m, dir)
+		}
+	}
+	spec, err := LoadSpec(o.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is not a node's directory: it has no %s", o.Dir, specFile)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if filepath.Base(o.Dir) != spec.Name {
+		return nil, fmt.Errorf("directory %s belongs to node %q: the last part of its path must be the node's name", o.Dir, spec.Name)
+	}
+	u := &up{o: o, log: o.Logger, spec: spec}
+	u.site, err = siteOf(spec, o.Dir, o.Logger)
+	return u, err
+}
+
+// canonical is a node dir without symbolic links: inside of the node's root
+// there are none, and both must speak of the same path.
+func canonical(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	return filepath.Clean(dir)
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+func siteOf(s *Spec, dir string, log *slog.Logger) (*site.Site, error) {
+	return site.New(site.Options{ClusterDir: clusterDir(dir), ClusterUID: s.ClusterUID, Pool: s.Pool, Logger: log})
+}
+
+// clusterDir of a node dir <cluster dir>/nodes/<node>.
+func clusterDir(dir string) string { return filepath.Dir(filepath.Dir(dir)) }
+
+// converge makes what is missing, up to a running daemon.
+func (u *up) converge(ctx context.Context) error {
+	running, err := u.current()
+	if err != nil {
+		return err
+	}
+	if !running {
+		u.o.Report.Say("preflight", "looking at what this machine can do")
+		if err := u.o.Preflight(ctx, u.o.Dir); err != nil {
+			return err
+		}
+	}
+	for _, d := range []string{runDir, logsDir, pkiDir, confDir, dataDir} {
+		if err := os.MkdirAll(filepath.Join(u.o.Dir, d), 0o700); err != nil {
+			return err
+		}
+	}
+	if err := u.takeToken(); err != nil {
+		return err
+	}
+	u.o.Report.Say("network", "connecting the node to site "+u.spec.Pool)
+	if err := u.connect(ctx); err != nil {
+		return err
+	}
+	if u.cg, err = hostCgroups(); err != nil {
+		return err
+	}
+	for _, leaf := range []string{cgroupHost, cgroupPods} {
+		if err := u.cg.ensure(nodeCgroup(u.spec) + "/" + leaf); err != nil {
+			return err
+		}
+	}
+	if err := u.cg.delegate(nodeCgroup(u.spec) + "/" + cgroupPods); err != nil {
+		return err
+	}
+	return u.startDaemon(ctx)
+}
+
+// takeToken keeps the token for the daemon until the node has joined.
+func (u *up) takeToken() error {
+	if u.o.Token == "" {
+		return nil
+	}
+	return writeFile(tokenPath(u.o.Dir), []byte(u.o.Token+"\n"), 0o600)
+}
+
+func tokenPath(dir string) string { return filepath.Join(dir, pkiDir, "join-token") }
+
+// connect makes the node's place at its site and writes what came of it into
+// the spec.
+func (u *up) connect(ctx context.Context) error {
+	at, err := u.site.Attach(ctx, u.spec.Name)
+	if err != nil {
+		return err
+	}
+	gateways := []string{net.JoinHostPort(at.Cloud.String(), strconv.Itoa(u.spec.Local.GatewayPort))}
+	if u.spec.Local.Address == at.Address.Addr() && u.spec.Local.Cloud == at.Cloud && slices.Equal(u.spec.Gateways, gateways) {
+		return nil
+	}
+	u.spec.Local.Address, u.spec.Local.Cloud, u.spec.Gateways = at.Address.Addr(), at.Cloud, gateways
+	return WriteSpec(u.o.Dir, u.spec)
+}
+
+// current says whether the daemon runs as this program with this spec.
+func (u *up) current() (bool, error) {
+	state, err := supervise.FindDaemon(filepath.Join(u.o.Dir, runDir))
+	if err != nil || !state.Running() {
+		return false, err
+	}
+	st, err := LoadStatus(u.o.Dir)
+	if err != nil {
+		return false, nil // it has not said who it is: started again, it will
+	}
+	digest, err := specDigest(u.o.Dir)
+	if err != nil {
+		return false, err
+	}
+	edge, err := filepath.EvalSymlinks(u.o.Edge)
+	if err != nil {
+		return false, fmt.Errorf("program %s: %w", u.o.Edge, err)
+	}
+	return st.DaemonPID == state.Daemon.PID && st.Executable == edge && st.SpecDigest == digest, nil
+}
+
+func specDigest(dir string) (string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, specFile))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:8]), nil
+}
+
+// startDaemon starts the daemon inside of the node, unless the right one runs.
+// One that is of another version or has another spec is replaced; its children
+// stay and are adopted.
+func (u *up) startDaemon(ctx context.Context) error {
+	running, err := u.current()
+	if err != nil {
+		return err
+	}
+	pid, err := survivor(u.cg, u.spec)
+	if err != nil {
+		return err
+	}
+	if running && pid != 0 {
+		return nil
+	}
+	run := filepath.Join(u.o.Dir, runDir)
+	if err := supervise.StopDaemon(ctx, run, daemonStop); err != nil {
+		return err
+	}
+	// The old daemon may have been the only process in the node's namespaces.
+	if pid, err = survivor(u.cg, u.spec); err != nil {
+		return err
+	}
+	edge, err := filepath.EvalSymlinks(u.o.Edge)
+	if err != nil {
+		return fmt.Errorf("program %s: %w", u.o.Edge, err)
+	}
+	plan, err := planRoot(u.spec, u.o.Dir, edge)
+	if err != nil {
+		return err
+	}
+	u.o.Report.Say("daemon", "starting the node's daemon")
+	log := filepath.Join(u.o.Dir, logsDir, daemonLogName)
+	enterNetwork := supervise.EnterNamespaces(site.NamespacePath(site.NodeNamespace(u.spec.ClusterUID, u.spec.Name)), "")
+	parent, err := supervise.StartDetached(supervise.DetachOptions{
+		Path: edge,
+		Args: supervise.ParentArgs(run, log, edge, "node", "run", "--dir", u.o.Dir),
+		Dir:  "/",
+		Env:  supervise.MinimalEnv(func(string) (string, bool) { return "", false }),
+		// The parent's own words go to the same log as the daemon's.
+		LogFile: log,
+		OnThread: func() error {
+			if err := enterNetwork(); err != nil {
+				return err
+			}
+			if pid != 0 {
+				return enterRootOf(pid)
+			}
+			return enterNewRoot(plan)
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("start the daemon of node %s: %w", u.spec.Name, err)
+	}
+	// The daemon moves itself. Its parent is moved here, so that a session's end
+	// does not take it along and a power cut finds it.
+	if err := u.cg.join(nodeCgroup(u.spec)+"/"+cgroupHost, parent); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
+}
+
+// await passes on what the daemon says until the node is up.
+func (u *up) await(ctx context.Context) error {
+	attempt := tokenAttempt(u.o.Dir)
+	seen := time.Now()
+	said := ""
+	for {
+		state, err := supervise.FindDaemon(filepath.Join(u.o.Dir, runDir))
+		if err != nil {
+			return err
+		}
+		if state.Alive() {
+			seen = time.Now()
+		}
+		st, err := LoadStatus(u.o.Dir)
+		if err == nil && state.Running() && st.DaemonPID == state.Daemon.PID {
+			if line := string(st.Phase) + st.Message; line != said {
+				said = line
+				u.o.Report.Say(string(st.Phase), st.Message)
+			}
+			switch {
+			case st.Phase == PhaseRunning:
+				return nil
+			case st.Phase == PhaseFailed && (st.Attempt == attempt || attempt == 0):
+				return &NextError{Err: fmt.Errorf("node %s: %s", u.spec.Name, st.Error), Next: st.Next}
+			}
+		}
+		if time.Since(seen) > daemonGrace {
+			return u.notUp(errors.New("its daemon has ended"), st)
+		}
+		select {
+		case <-ctx.Done():
+			return u.notUp(context.Cause(ctx), st)
+		case <-time.After(statusPoll):
+		}
+	}
+}
+
+// notUp says why a node is not up: what it waits for and its last words.
+func (u *up) notUp(cause error, st *Status) error {
+	log := filepath.Join(u.o.Dir, logsDir, daemonLogName)
+	what := "it has said nothing yet"
+	if st != nil {
+		what = st.Message
+	}
+	err := fmt.Errorf("node %s is not up: %w; last state: %s", u.spec.Name, cause, what)
+	if lines, lerr := supervise.LastLines(log, logTail); lerr == nil && len(lines) > 0 {
+		err = fmt.Errorf("%w; last lines of its log:\n%s", err, strings.Join(lines, "\n"))
+	}
+	next := "Running the same command again goes on from here. The log is " + log + "."
+	if st != nil && st.Link == LinkConnecting && len(u.spec.Gateways) > 0 {
+		next = fmt.Sprintf("The node cannot reach its gateway at %s (UDP). See that the control plane runs (`edge status`) and that no firewall of this machine drops input from %s; then run the same command again.",
+			u.spec.Gateways[0], wanNet(u.spec))
+	}
+	return &NextError{Err: err, Next: next}
+}
+
+func wanNet(s *Spec) netip.Prefix {
+	p, err := s.Local.Cloud.Prefix(30)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return p
+}
+
+// tokenAttempt tells one token put into the node dir from the next without
+// naming either: the time it was written, 0 if there is none.
+func tokenAttempt(dir string) int64 {
+	st, err := os.Stat(tokenPath(dir))
+	if err != nil {
+		return 0
+	}
+	return st.ModTime().UnixNano()
+}
+
+// lockNode holds a node dir against other runs of up, down and reboot.
+func lockNode(ctx context.Context, dir string) (func(), error) {
+	if err := os.MkdirAll(filepath.Join(dir, runDir), 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, runDir, "up.lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another command works on %s: %w", dir, context.Cause(ctx))
+		case <-time.After(statusPoll):
+		}
+	}
+}
+
+// handOver gives a node dir's files to the owner of the state directory, except
+// for data/, where containers' files keep their own owners.
+func handOver(dir string, uid, gid int) error {
+	root, err := os.OpenRoot(dir) // no link in the owner's directory leads outside
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = root.Lchown(path, uid, gid)
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // replaced meanwhile
+		}
+		if err == nil && path == dataDir {
+			return fs.SkipDir
+		}
+		return err
+	})
+}
