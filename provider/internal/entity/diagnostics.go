@@ -30,10 +30,14 @@ func Diagnose(ctx context.Context, schema attr.Type, err error, doing, object st
 	if field == "" {
 		return diag.NewErrorDiagnostic(summary, detail)
 	}
+	// Terraform points at a nested attribute's resource only, so the text names it.
+	if strings.Contains(field, ".") {
+		detail += fmt.Sprintf("\n\nThe attribute is %s.", field)
+	}
 	if p, ok := attributePath(ctx, schema, field); ok {
 		return diag.NewAttributeErrorDiagnostic(p, summary, detail)
 	}
-	return diag.NewErrorDiagnostic(summary, fmt.Sprintf("%s\n\nThe attribute is %q.", detail, field))
+	return diag.NewErrorDiagnostic(summary, detail)
 }
 
 func errorText(err error) string {
