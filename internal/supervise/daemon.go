@@ -220,17 +220,14 @@ func lockIsFree(path string) (bool, error) {
 
 // signalIdentity signals that very process, if it still runs.
 func signalIdentity(id Identity, sig unix.Signal) error {
-	fd, err := unix.PidfdOpen(id.PID, 0)
-	if errors.Is(err, unix.ESRCH) {
+	fd, err := id.open()
+	if errors.Is(err, errGone) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("open process %d: %w", id.PID, err)
+		return err
 	}
 	defer unix.Close(fd)
-	if !id.Alive() {
-		return nil
-	}
 	err = unix.PidfdSendSignal(fd, sig, nil, 0)
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("send %s to process %d: %w", unix.SignalName(sig), id.PID, err)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // errGone means that the process is not there any more: never was, has ended,
@@ -96,17 +98,45 @@ func IdentityOf(pid int) (Identity, error) {
 	return Identity{PID: pid, StartTime: st.startTime, BootID: boot}, nil
 }
 
-// Alive reports whether this very process runs. A zombie does not.
+// Alive reports whether this very process runs. One that has ended and is not
+// yet reaped does not; one that is ending does, until its last thread, and with
+// it every file, lock and port, is gone.
 func (id Identity) Alive() bool {
+	fd, err := id.open()
+	if err != nil {
+		return false
+	}
+	return unix.Close(fd) == nil
+}
+
+// open returns a pidfd of this very process, or errGone.
+func (id Identity) open() (int, error) {
 	if id.PID <= 0 {
-		return false
+		return -1, errGone
 	}
+	fd, err := unix.PidfdOpen(id.PID, 0)
+	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) { // EINVAL: a thread
+		return -1, errGone
+	}
+	if err != nil {
+		return -1, fmt.Errorf("open process %d: %w", id.PID, err)
+	}
+	// Compared after opening: from here on the pidfd cannot change its meaning.
 	now, err := IdentityOf(id.PID)
-	if err != nil || now != id {
-		return false
+	if err != nil || now != id || ended(fd, 0) {
+		unix.Close(fd)
+		return -1, errGone
 	}
-	st, err := readStat(id.PID)
-	return err == nil && !st.dead()
+	return fd, nil
+}
+
+// ended reports whether the process of a pidfd has ended, waiting up to timeout
+// milliseconds (-1: for ever). The state in /proc is no answer: it shows a
+// zombie while threads other than the first still run.
+func ended(pidfd, timeout int) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, timeout)
+	return err == nil && n > 0
 }
 
 func (st procStat) dead() bool { return st.state == 'Z' || st.state == 'X' || st.state == 'x' }

@@ -379,6 +379,10 @@ const parentStart = 10 * time.Second
 // started, or another that was quicker.
 func (w *parentWatch) awaitRecord(ctx context.Context, clk clock.Clock, pid int) error {
 	deadline := clk.Now().Add(parentStart)
+	started, err := IdentityOf(pid)
+	if err != nil {
+		return fmt.Errorf("parent %d has ended at once: %w", pid, err)
+	}
 	for {
 		rec, err := readJSON[parentRecord](w.path)
 		if err != nil {
@@ -386,6 +390,9 @@ func (w *parentWatch) awaitRecord(ctx context.Context, clk clock.Clock, pid int)
 		}
 		if rec.Alive() {
 			return nil
+		}
+		if !started.Alive() {
+			return fmt.Errorf("parent %d has ended at once", pid)
 		}
 		if clk.Now().After(deadline) {
 			return fmt.Errorf("parent %d has not recorded itself in %s", pid, w.path)

@@ -130,20 +130,9 @@ func killUnwatched(pid int) error {
 // openProcess opens a process that another process started. It returns errGone
 // if that very process does not run any more.
 func openProcess(id Identity, clk clock.PassiveClock) (*process, error) {
-	if id.PID <= 0 {
-		return nil, errGone
-	}
-	pidfd, err := unix.PidfdOpen(id.PID, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
-		return nil, errGone
-	}
+	pidfd, err := id.open()
 	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", id.PID, err)
-	}
-	// Compared after opening: from here on the pidfd cannot change its meaning.
-	if !id.Alive() {
-		unix.Close(pidfd)
-		return nil, errGone
+		return nil, err
 	}
 	return newProcess(id, pidfd, true, clk), nil
 }
@@ -167,17 +156,12 @@ func newProcess(id Identity, pidfd int, adopted bool, clk clock.PassiveClock) *p
 // watch waits for the end of the process; a pidfd becomes readable then.
 func (p *process) watch() {
 	defer close(p.done)
-	ended := func(fd uintptr, timeout int) bool {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		n, err := unix.Poll(fds, timeout)
-		return err == nil && n > 0
-	}
 	conn, err := p.fd.SyscallConn()
 	if err == nil {
-		err = conn.Read(func(fd uintptr) bool { return ended(fd, 0) })
+		err = conn.Read(func(fd uintptr) bool { return ended(int(fd), 0) })
 	}
 	if err != nil {
-		for !ended(p.fd.Fd(), -1) {
+		for !ended(int(p.fd.Fd()), -1) {
 			continue // interrupted by a signal
 		}
 	}

@@ -253,6 +253,17 @@ func newBench(t *testing.T) *bench {
 		if err := StopRecorded(ctx, b.runDir, nil, StopRecordedOptions{}); err != nil {
 			t.Error(err)
 		}
+		if !t.Failed() {
+			return
+		}
+		logs, err := filepath.Glob(filepath.Join(b.logDir, "*"))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, log := range logs {
+			lines, err := LastLines(log, 100)
+			t.Logf("%s (%v):\n%s", log, err, strings.Join(lines, "\n"))
+		}
 	})
 	return b
 }
