@@ -60,7 +60,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		if closed, ok := errors.AsType[*tunnel.CloseError](err); ok && closed.Remote {
 			switch closed.Code {
 			case tunnel.CloseGoingAway:
-				try = 0
+				if !began.IsZero() {
+					try = 0
+				}
 			case tunnel.CloseDenied, tunnel.CloseRevoked, tunnel.CloseSuperseded, tunnel.CloseRateLimited:
 				try = max(try, refusedTry)
 			}
@@ -101,9 +103,10 @@ func (a *Agent) round(ctx context.Context) (began time.Time, err error) {
 		a.set(s)
 		a.log.Info("connected", "gateway", gw, "remote", s.sess.Remote(), "epoch", s.welcome.Epoch)
 		a.cfg.OnState(true, gw)
-		err = s.run(ctx)
-		a.set(nil)
-		a.cfg.OnState(false, gw)
+		err = s.run(ctx, func() {
+			a.set(nil)
+			a.cfg.OnState(false, gw)
+		})
 		return began, fmt.Errorf("gateway %s: session ended after %s: %w", gw, time.Since(began).Round(time.Millisecond), err)
 	}
 	return time.Time{}, errors.Join(errs...)

@@ -69,4 +69,3 @@ func (a *Agent) dial(ctx context.Context, h tunnel.Header) (net.Conn, error) {
 		return nil, &tunnel.StatusError{Status: tunnel.StatusDenied, Text: fmt.Sprintf("node %s does not serve kind %s", a.cfg.NodeName, h.Kind)}
 	}
 }
-

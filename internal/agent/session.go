@@ -89,9 +89,10 @@ func (s *session) hello(ctx context.Context) error {
 	return nil
 }
 
-// run serves the session until it or ctx ends, and says which. When it returns,
-// every stream is closed and the socket is free.
-func (s *session) run(ctx context.Context) error {
+// run serves the session until it or ctx ends, and says which. ended is called
+// as soon as that is so; when run returns, every stream is closed and the socket
+// is free.
+func (s *session) run(ctx context.Context, ended func()) error {
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -109,6 +110,7 @@ func (s *session) run(ctx context.Context) error {
 	if cause := s.sess.Err(); cause != nil {
 		err = cause
 	}
+	ended()
 	cancel()
 	wg.Wait()
 	if rerr := s.sess.release(); rerr != nil {

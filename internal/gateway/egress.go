@@ -87,6 +87,7 @@ func (g *Gateway) serveConnect(ctx context.Context, c net.Conn) {
 	a := g.audit("apiserver", rt.kind(), host)
 	a.node = rt.node
 	if err != nil {
+		a.kind = "none"
 		g.answer(c, err)
 		a.end(tunnel.Spliced{Err: err})
 		return

@@ -31,6 +31,10 @@ type session struct {
 // serveNode runs a node's session until it ends or ctx does.
 func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) {
 	log := g.cfg.Logger.With("remote", sess.Remote())
+	if g.isDraining() {
+		sess.Close(tunnel.CloseGoingAway, ErrDraining.Error())
+		return
+	}
 	node, leaf, err := nodeOf(chain)
 	if err == nil {
 		log = log.With("node", node)

@@ -19,15 +19,19 @@ const (
 	MaxStreams = 1024
 
 	// streamWindow is what a stream may hold unread before its reader shows that
-	// it reads: 34 Mbit/s at 60 ms from the first byte.
-	streamWindow = 256 << 10
+	// it reads. Slow start (40 KiB, then double each round trip) reaches it no
+	// sooner than the window's own growth raises it, so that a larger one would
+	// only give more to those that never read.
+	streamWindow = 128 << 10
 	// maxStreamWindow is what it may grow to: 500 Mbit/s at 60 ms.
 	maxStreamWindow = 4 << 20
 	// Connection windows. quic-go raises the window of a connection only when
 	// the application reads, so that streams whose readers never read use it up
-	// and then block all others. It is only credit, not memory, so it begins at
-	// its end: 64 such streams at the gateway, which must bound what 10,000 nodes
-	// can make it hold, and 128 at the agent, which has one session.
+	// and then block all others. It is credit, not memory, so it begins at its
+	// end: room for 90 such streams at the gateway (each takes streamWindow and
+	// what buffers behind it took), which must bound what ten thousand nodes can
+	// make it hold, and for twice as many at the agent, which has one session.
+	// Streams that grew before they stalled take more: see the package comment.
 	gatewayConnWindow = 16 << 20
 	agentConnWindow   = 32 << 20
 

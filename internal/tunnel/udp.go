@@ -18,6 +18,9 @@ import (
 type UDPConn struct {
 	*net.UDPConn
 
+	// fault, if set, is asked before each write in place of the kernel; for tests.
+	fault func() error
+
 	mu      sync.Mutex // guards dropped
 	dropped map[syscall.Errno]uint64
 }
@@ -79,7 +82,12 @@ func (c *UDPConn) Dropped() map[syscall.Errno]uint64 {
 
 // WriteMsgUDP is what quic-go sends with.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
+	if c.fault != nil {
+		err = c.fault()
+	}
+	if err == nil {
+		n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
+	}
 	if err != nil && c.tolerate(err) {
 		return len(b), len(oob), nil
 	}

@@ -1,4 +1,5 @@
-// Package tunneltest makes certificates for tests of the tunnel's two ends. It
+// Package tunneltest has what tests of the tunnel's two ends need: certificates,
+// a network and connections that work inside testing/synctest. It
 // is used by tests only and keeps every key in memory.
 package tunneltest
 
