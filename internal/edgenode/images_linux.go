@@ -5,72 +5,42 @@ package edgenode
 import (
 	"context"
 	"fmt"
-	"os/exec"
-	"strings"
+	"os"
+	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/image"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
 )
 
-// imageNamespace is where the container runtime keeps kubelet's images.
-const imageNamespace = "k8s.io"
+// imageLook is how often new archives are looked for: `edge image load` should
+// be followed by its image at once, as people see it.
+const imageLook = 2 * time.Second
 
 // importImages gives containerd every image of the node's archives that it has
-// not. An archive that cannot be imported is an error: its pods could never run.
-func (n *node) importImages(ctx context.Context, engine *supervise.Supervisor) error {
+// not, and goes on to look for new ones. first gets the outcome of the first
+// look: an archive that cannot be imported then is one whose pods cannot run.
+func (n *node) importImages(ctx context.Context, engine *supervise.Supervisor, first chan<- error) error {
 	if err := engine.WaitReady(ctx, ProgramContainerd); err != nil {
-		return err
+		first <- err
+		return nil // the wait for containerd itself says why
 	}
-	archives, err := n.archives()
-	if err != nil {
-		return err
+	dir := &image.Dir{
+		Paths:   n.spec.Images,
+		Runtime: image.Ctr{Path: n.spec.Programs[ProgramCtr], Socket: containerdSocket, Env: n.programEnv()},
+		Logger:  n.log.With("part", "image"),
 	}
-	have, err := n.ctr(ctx, "images", "list")
-	if err != nil {
-		return err
+	for _, p := range n.spec.Images {
+		if _, err := os.Stat(p); err != nil {
+			n.log.Warn("no images", "directory", p, "error", err)
+		}
 	}
-	known := parseImageList(have)
-	for _, path := range archives {
-		infos, err := image.Check(path)
-		if err != nil {
-			return err
-		}
-		missing := false
-		for _, i := range infos {
-			missing = missing || known[i.Name] != i.Digest
-		}
-		if !missing {
-			continue
-		}
-		if _, err := n.ctr(ctx, "images", "import", "--local", path); err != nil {
-			return err
-		}
-		for _, i := range infos {
-			n.log.Info("imported image", "image", i.Name, "digest", i.Digest)
-		}
+	if _, err := dir.Sync(ctx); err != nil {
+		first <- fmt.Errorf("images of node %s: %w", n.spec.Name, err)
+	} else {
+		first <- nil
+	}
+	if err := dir.Run(ctx, imageLook); ctx.Err() == nil {
+		return err
 	}
 	return nil
-}
-
-// ctr runs containerd's own command line against the node's containerd.
-func (n *node) ctr(ctx context.Context, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, n.spec.Programs[ProgramCtr], append([]string{"--address", containerdSocket, "--namespace", imageNamespace}, args...)...)
-	cmd.Env = n.programEnv()
-	var out, errOut strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("ctr %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errOut.String()))
-	}
-	return out.String(), nil
-}
-
-// parseImageList reads the table of `ctr images list`: REF TYPE DIGEST …
-func parseImageList(text string) map[string]string {
-	out := map[string]string{}
-	for line := range strings.Lines(text) {
-		if f := strings.Fields(line); len(f) >= 3 && strings.HasPrefix(f[2], "sha256:") {
-			out[f[0]] = f[2]
-		}
-	}
-	return out
 }

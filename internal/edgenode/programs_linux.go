@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -191,30 +190,4 @@ func addrStrings(addrs []netip.Addr) []string {
 		out = append(out, a.String())
 	}
 	return out
-}
-
-// archives lists the image archives that the spec names, files or directories
-// of *.tar.
-func (n *node) archives() ([]string, error) {
-	var out []string
-	for _, path := range n.spec.Images {
-		st, err := os.Stat(path)
-		if os.IsNotExist(err) {
-			n.log.Warn("no images", "path", path)
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if !st.IsDir() {
-			out = append(out, path)
-			continue
-		}
-		found, err := filepath.Glob(filepath.Join(path, "*.tar"))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, found...)
-	}
-	return out, nil
 }

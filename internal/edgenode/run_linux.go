@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -25,8 +26,6 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
-
-	"runtime"
 )
 
 // RunOptions of Run. Dir is required.
@@ -213,11 +212,7 @@ func (n *node) serve(ctx context.Context, g *errgroup.Group, engine *supervise.S
 	g.Go(func() error { return n.keepCertificates(ctx, client, n.clusterCertificates(id, key), certified) })
 
 	images := make(chan error, 1)
-	g.Go(func() error {
-		err := n.importImages(ctx, engine)
-		images <- err
-		return err
-	})
+	g.Go(func() error { return n.importImages(ctx, engine, images) })
 	network := make(chan struct{})
 	g.Go(func() error {
 		return n.runPodNetwork(ctx, podNetwork{id: id, client: client, config: config, ready: network})

@@ -45,7 +45,8 @@ type Spec struct {
 	Gateways []string `json:"gateways,omitempty"`
 	// Programs maps each name of Programs() to an absolute path.
 	Programs map[string]string `json:"programs"`
-	// Images are directories of OCI archives to import.
+	// Images are directories of OCI archives (*.tar) to import; an archive put there
+	// later is imported too.
 	Images []string `json:"images,omitempty"`
 	// PauseImage is the reference under which the sandbox image is imported.
 	PauseImage string `json:"pauseImage"`

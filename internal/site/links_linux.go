@@ -3,6 +3,7 @@
 package site
 
 import (
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -92,7 +93,10 @@ func ensureVeth(e vethEnds) error {
 	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = e.name
-	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.peer, PeerNamespace: netlink.NsFd(ns)}
+	// Hardware addresses stay the same over a reboot, as a real card's do: who
+	// remembers the old one (ARP) would otherwise send into the void for seconds.
+	attrs.HardwareAddr = hardwareAddr(e.name + " outer")
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.peer, PeerNamespace: netlink.NsFd(ns), PeerHardwareAddr: hardwareAddr(e.name + " inner")}
 	if err := e.outer.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make link %s to %s in %s: %w", e.name, e.peer, e.namespace, err)
 	}
@@ -100,6 +104,13 @@ func ensureVeth(e vethEnds) error {
 		return err
 	}
 	return ensureUp(e.inner, e.peer)
+}
+
+// hardwareAddr is a locally administered unicast address made from a name.
+func hardwareAddr(name string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(name))
+	sum[0] = sum[0]&^1 | 2
+	return net.HardwareAddr(sum[:6])
 }
 
 func ensureUp(h *netlink.Handle, name string) error {
@@ -116,14 +127,16 @@ func ensureUp(h *netlink.Handle, name string) error {
 	return nil
 }
 
-func ensureBridge(h *netlink.Handle, name string) error {
+// ensureBridge makes a bridge whose hardware address is made from seed: left to
+// itself a bridge takes that of a port, and changes it when ports come and go.
+func ensureBridge(h *netlink.Handle, name, seed string) error {
 	l, err := findLink(h, name)
 	if err != nil {
 		return err
 	}
 	if l == nil {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
+		attrs.Name, attrs.HardwareAddr = name, hardwareAddr(seed)
 		if err := h.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 			return fmt.Errorf("make bridge %s: %w", name, err)
 		}

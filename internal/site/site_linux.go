@@ -153,7 +153,7 @@ func (s *Site) ensureRouter(ctx context.Context, r *record) error {
 	if err := ensureDefaultRoute(inside, routerWAN, hostAddr(r.WAN)); err != nil {
 		return err
 	}
-	if err := ensureBridge(inside, routerLAN); err != nil {
+	if err := ensureBridge(inside, routerLAN, router); err != nil {
 		return err
 	}
 	if err := ensureAddress(inside, routerLAN, netip.PrefixFrom(lanRouter, lanRange.Bits())); err != nil {
