@@ -60,7 +60,7 @@ func (s *Store) build(ctx context.Context, j job, work string, tools goTools) (M
 				tools.proxy, try, err, log.path, log.tail())
 		}
 		s.notice(j, fmt.Sprintf("a download for %s failed, trying again: %s", j.label(), log.last()))
-		if err := wait(ctx, time.Duration(try)*2*time.Second); err != nil {
+		if err := s.opts.pause(ctx, time.Duration(try)*2*time.Second); err != nil {
 			return Manifest{}, err
 		}
 		log.forget()

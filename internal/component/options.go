@@ -1,6 +1,7 @@
 package component
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -71,8 +72,9 @@ type Options struct {
 	// Now is the clock for durations; nil means time.Now.
 	Now func() time.Time
 
-	// releases replaces the catalogue in tests.
+	// releases replaces the catalogue in tests, pause the wait before a retry.
 	releases []Release
+	pause    func(ctx context.Context, d time.Duration) error
 }
 
 // DefaultOptions returns what the environment asks for: EDGE_COMPONENT_SOURCE,
@@ -141,6 +143,9 @@ func (o Options) complete() (Options, error) {
 	}
 	if o.releases == nil {
 		o.releases = releases()
+	}
+	if o.pause == nil {
+		o.pause = wait
 	}
 	return o, nil
 }
