@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -186,10 +185,4 @@ func writeJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
-}
-
-// isTerminal reports whether a stream is a character device that shows bars.
-func isTerminal(w io.Writer, isTerm func(fd int) bool) bool {
-	f, ok := w.(*os.File)
-	return ok && isTerm(int(f.Fd()))
 }

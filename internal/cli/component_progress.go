@@ -36,7 +36,7 @@ type componentRow struct {
 func newComponentReport(w io.Writer, terminal bool, now func() time.Time) *componentReport {
 	r := &componentReport{w: w, now: now, rows: map[string]*componentRow{}}
 	if terminal {
-		r.bars = mpb.New(mpb.WithOutput(w), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
+		r.bars = mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
 	}
 	return r
 }
