@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -62,15 +63,17 @@ func (p *protobufFrames) read() ([]byte, error) {
 	if size > maxFrame {
 		return nil, fmt.Errorf("%w: %d bytes", errFrameTooLarge, size)
 	}
-	frame := make([]byte, frameHeader+int(size))
-	copy(frame, header[:])
-	if _, err := io.ReadFull(p.r, frame[frameHeader:]); err != nil {
+	// Grown as bytes come, so that a length alone takes no memory.
+	var frame bytes.Buffer
+	frame.Grow(frameHeader + min(int(size), copyBuffer))
+	frame.Write(header[:])
+	if _, err := io.CopyN(&frame, p.r, int64(size)); err != nil {
 		if err == io.EOF {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, err
 	}
-	return frame, nil
+	return frame.Bytes(), nil
 }
 
 func (p *protobufFrames) parse(frame []byte) (watchEvent, error) {
