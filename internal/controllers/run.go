@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -14,10 +15,14 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/clock"
@@ -85,6 +90,12 @@ func Run(ctx context.Context, cfg Config) error {
 	logger := logr.FromSlogHandler(cfg.Logger.Handler())
 	ctrllog.SetLogger(logger)
 
+	if err := awaitRights(ctx, cfg.RESTConfig); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("run controllers: %w", err)
+	}
 	manager, err := newManager(ctx, cfg, logger)
 	if err != nil {
 		return fmt.Errorf("run controllers: %w", err)
@@ -93,6 +104,53 @@ func Run(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("run controllers: %w", err)
 	}
 	return nil
+}
+
+// awaitRights waits until the apiserver lets the identity list what the
+// controllers watch. Right after an install it has accepted the roles but may
+// not go by them yet; a watch that is refused would be tried again only after
+// most of a second.
+func awaitRights(ctx context.Context, restConfig *rest.Config) error {
+	dynamicClient, err := dynamic.NewForConfig(restConfig)
+	if err != nil {
+		return fmt.Errorf("make client: %w", err)
+	}
+	resource := v1alpha1.GroupVersion.WithResource("edgenodes")
+	err = untilAccepted(ctx, func() error {
+		_, err := dynamicClient.Resource(resource).List(ctx, metav1.ListOptions{Limit: 1})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	return nil
+}
+
+// staticMapper knows where the kinds of the controllers are served, so that
+// they start without discovery.
+func staticMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	for _, kind := range []struct {
+		gvk   schema.GroupVersionKind
+		scope meta.RESTScope
+	}{
+		{corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot},
+		{corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace},
+		{corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace},
+		{corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace},
+		{corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace},
+		{appsv1.SchemeGroupVersion.WithKind("Deployment"), meta.RESTScopeNamespace},
+		{appsv1.SchemeGroupVersion.WithKind("ReplicaSet"), meta.RESTScopeNamespace},
+		{coordinationv1.SchemeGroupVersion.WithKind("Lease"), meta.RESTScopeNamespace},
+		{rbacv1.SchemeGroupVersion.WithKind("ClusterRoleBinding"), meta.RESTScopeRoot},
+		{certificatesv1.SchemeGroupVersion.WithKind("CertificateSigningRequest"), meta.RESTScopeRoot},
+		{v1alpha1.GroupVersion.WithKind("EdgeNode"), meta.RESTScopeRoot},
+		{v1alpha1.GroupVersion.WithKind("NodePool"), meta.RESTScopeRoot},
+		{v1alpha1.GroupVersion.WithKind("UnitDeployment"), meta.RESTScopeNamespace},
+	} {
+		mapper.Add(kind.gvk, kind.scope)
+	}
+	return mapper, nil
 }
 
 func newManager(ctx context.Context, cfg Config, logger logr.Logger) (ctrl.Manager, error) {
@@ -112,6 +170,7 @@ func newManager(ctx context.Context, cfg Config, logger logr.Logger) (ctrl.Manag
 	}
 	manager, err := ctrl.NewManager(restConfig, ctrl.Options{
 		Scheme:                  scheme,
+		MapperProvider:          staticMapper,
 		Logger:                  logger,
 		Metrics:                 metricsserver.Options{BindAddress: "0"},
 		HealthProbeBindAddress:  "0",

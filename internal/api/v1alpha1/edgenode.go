@@ -82,6 +82,7 @@ type EdgeNodeStatus struct {
 	// +listType=atomic
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
 	// Connected says whether a gateway holds a session of the node.
+	// +optional
 	Connected bool `json:"connected"`
 	// LastConnected is when the session was last seen to begin or end.
 	LastConnected *metav1.Time `json:"lastConnected,omitempty"`

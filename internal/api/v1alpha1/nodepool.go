@@ -53,10 +53,13 @@ type NodePoolStatus struct {
 	// ObservedGeneration is the generation the status speaks of.
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Nodes counts the EdgeNodes of the pool, joined or not.
+	// +optional
 	Nodes int32 `json:"nodes"`
 	// ReadyNodes counts those whose Node is Ready.
+	// +optional
 	ReadyNodes int32 `json:"readyNodes"`
 	// CutNodes counts the joined ones that hold no tunnel session.
+	// +optional
 	CutNodes int32 `json:"cutNodes"`
 	// Members lists the joined nodes with what their peers need to route to
 	// them. Hubs read it for their own pool.

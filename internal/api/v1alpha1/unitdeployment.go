@@ -165,9 +165,12 @@ type UnitDeploymentStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Units counts the pools asked for; ReadyUnits those whose rollout is
 	// complete; CutUnits those whose pool holds no connected node.
-	Units      int32 `json:"units"`
+	// +optional
+	Units int32 `json:"units"`
+	// +optional
 	ReadyUnits int32 `json:"readyUnits"`
-	CutUnits   int32 `json:"cutUnits"`
+	// +optional
+	CutUnits int32 `json:"cutUnits"`
 	// Pools tells each unit's state.
 	// +listType=map
 	// +listMapKey=name

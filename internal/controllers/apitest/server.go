@@ -1,0 +1,286 @@
+//go:build linux
+
+package apitest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/edgewright/terraform-provider-edge/internal/component"
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
+)
+
+// kubernetesVersion is the one under test.
+const kubernetesVersion = "1.36.3"
+
+// programsVariable names a directory that holds the programs, instead of the
+// component cache.
+const programsVariable = "EDGE_TEST_COMPONENTS"
+
+// startBound is how long one program may take to listen on a busy machine.
+const startBound = time.Minute
+
+// Server is a running control plane.
+type Server struct {
+	URL string
+	CA  *pki.Authority
+
+	dir      string
+	store    *pki.Store
+	children []*child
+	identity atomic.Int64
+}
+
+type child struct {
+	name string
+	cmd  *exec.Cmd
+	log  string
+	done chan struct{}
+}
+
+// Start starts a control plane in dir, which must be empty. It returns once the
+// apiserver is started; it may not be ready yet, as where an apiserver is
+// brought up for real. The caller must call Stop.
+func Start(ctx context.Context, dir string) (*Server, error) {
+	programs, err := findPrograms(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir}
+	if err := s.start(programs); err != nil {
+		return nil, errors.Join(err, s.Stop())
+	}
+	return s, nil
+}
+
+// findPrograms looks in the directory EDGE_TEST_COMPONENTS, or takes what the
+// component cache (or mirror) holds. It builds nothing: that takes minutes.
+func findPrograms(ctx context.Context) (component.Paths, error) {
+	if dir := os.Getenv(programsVariable); dir != "" {
+		paths := component.Paths{}
+		for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager"} {
+			paths[name] = filepath.Join(dir, name)
+			if _, err := os.Stat(paths[name]); err != nil {
+				return nil, fmt.Errorf("%s: %w", programsVariable, err)
+			}
+		}
+		return paths, nil
+	}
+	opts := component.DefaultOptions(os.Getenv)
+	opts.Source = component.SourceCache
+	if opts.Mirror != "" {
+		opts.Source = component.SourceMirror
+	}
+	store, err := component.Open(opts)
+	if err != nil {
+		return nil, err
+	}
+	paths, err := store.Ensure(ctx, kubernetesVersion, component.ControlPlane)
+	if err != nil {
+		return nil, fmt.Errorf("these tests need a real control plane; fetch it with `make components`, set %s, or leave them out with -short: %w", programsVariable, err)
+	}
+	return paths, nil
+}
+
+func (s *Server) start(programs component.Paths) error {
+	var err error
+	if s.store, err = pki.Open(filepath.Join(s.dir, "pki"), nil); err != nil {
+		return err
+	}
+	if s.CA, err = s.store.Authority("ca", "test-ca"); err != nil {
+		return err
+	}
+	saKey, saPub, err := s.store.ServiceAccountKey("sa")
+	if err != nil {
+		return err
+	}
+	cert, key, _, err := s.store.Ensure(s.CA, pki.Request{
+		Name: "apiserver", CommonName: "kube-apiserver", Server: true,
+		DNSNames: []string{"localhost"}, IPs: []net.IP{net.IPv4(127, 0, 0, 1)},
+	})
+	if err != nil {
+		return err
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return err
+	}
+	caFile, caKey := s.store.CertFile("ca"), s.store.KeyFile("ca")
+	etcdURL := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+	peerURL := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
+	s.URL = fmt.Sprintf("https://127.0.0.1:%d", ports[2])
+
+	if err := s.run(programs["etcd"], "etcd",
+		"--data-dir="+filepath.Join(s.dir, "etcd"), "--unsafe-no-fsync",
+		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
+		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL, "--initial-cluster=default="+peerURL,
+	); err != nil {
+		return err
+	}
+	if err := s.run(programs["kube-apiserver"], "kube-apiserver",
+		"--etcd-servers="+etcdURL, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
+		fmt.Sprintf("--secure-port=%d", ports[2]), "--client-ca-file="+caFile,
+		"--tls-cert-file="+cert, "--tls-private-key-file="+key,
+		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
+		// Pods of these tests are made without their service accounts.
+		"--disable-admission-plugins=ServiceAccount",
+		"--service-cluster-ip-range=10.97.0.0/16", "--endpoint-reconciler-type=none",
+		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-signing-key-file="+saKey, "--service-account-key-file="+saPub,
+	); err != nil {
+		return err
+	}
+	config, err := s.Config("system:kube-controller-manager")
+	if err != nil {
+		return err
+	}
+	kubeconfig := filepath.Join(s.dir, "controller-manager.kubeconfig")
+	text, err := pki.Kubeconfig(pki.KubeconfigOptions{
+		Server: s.URL, CAPEM: s.CA.PEM(), CertFile: config.CertFile, KeyFile: config.KeyFile,
+	})
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
+		return err
+	}
+	return s.run(programs["kube-controller-manager"], "kube-controller-manager",
+		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
+		"--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=false",
+		"--cluster-signing-cert-file="+caFile, "--cluster-signing-key-file="+caKey,
+		"--controllers=certificatesigningrequest-signing-controller,deployment-controller,replicaset-controller,garbage-collector-controller,disruption-controller",
+		"--kube-api-qps=200", "--kube-api-burst=400",
+	)
+}
+
+func (s *Server) run(program, name string, args ...string) error {
+	path := filepath.Join(s.dir, name+".log")
+	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Dir = s.dir
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + s.dir}
+	cmd.Stdout, cmd.Stderr = log, log
+	// A test binary that is killed leaves no processes behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	c := &child{name: name, cmd: cmd, log: path, done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		// How it ended is in its log; Stop and Ready say that it did.
+		_ = cmd.Wait()
+	}()
+	s.children = append(s.children, c)
+	return nil
+}
+
+// Config returns a client configuration of a user, by client certificate.
+func (s *Server) Config(user string, groups ...string) (*rest.Config, error) {
+	name := fmt.Sprintf("clients/%d", s.identity.Add(1))
+	cert, key, _, err := s.store.Ensure(s.CA, pki.Request{Name: name, CommonName: user, Organizations: groups, Client: true})
+	if err != nil {
+		return nil, fmt.Errorf("certificate of %s: %w", user, err)
+	}
+	return &rest.Config{
+		Host: s.URL, QPS: -1,
+		TLSClientConfig: rest.TLSClientConfig{CAFile: s.store.CertFile("ca"), CertFile: cert, KeyFile: key},
+	}, nil
+}
+
+// Admin returns a client configuration of a cluster administrator.
+func (s *Server) Admin() (*rest.Config, error) { return s.Config("admin", "system:masters") }
+
+// Ready waits until the apiserver is ready, or says what its log ended with.
+func (s *Server) Ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startBound)
+	defer cancel()
+	config, err := s.Admin()
+	if err != nil {
+		return err
+	}
+	httpClient, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return err
+	}
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/readyz", nil)
+		if err != nil {
+			return err
+		}
+		if response, err := httpClient.Do(request); err == nil {
+			_, _ = io.Copy(io.Discard, response.Body)
+			_ = response.Body.Close()
+			if response.StatusCode == http.StatusOK {
+				return nil
+			}
+		}
+		for _, c := range s.children {
+			select {
+			case <-c.done:
+				return fmt.Errorf("%s ended: %s", c.name, tail(c.log))
+			default:
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("apiserver not ready after %s", startBound)
+		case <-ticker.C:
+		}
+	}
+}
+
+// Stop ends all programs, the last started first.
+func (s *Server) Stop() error {
+	var errs []error
+	for i := len(s.children) - 1; i >= 0; i-- {
+		c := s.children[i]
+		if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
+			continue
+		}
+		<-c.done
+	}
+	s.children = nil
+	return errors.Join(errs...)
+}
+
+// freePorts finds n free ports on loopback, all different.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		defer listener.Close()
+		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// tail returns the last kilobyte of a log.
+func tail(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text[max(0, len(text)-1024):])
+}

@@ -1,0 +1,194 @@
+//go:build linux
+
+package controllers_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
+	"github.com/edgewright/terraform-provider-edge/internal/controllers"
+	"github.com/edgewright/terraform-provider-edge/internal/controllers/apitest"
+	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+)
+
+// patience bounds every wait of these tests. What they wait for takes
+// milliseconds; the bound is for a busy machine.
+const patience = 60 * time.Second
+
+// world is one control plane with the controllers on it, shared by all tests
+// of the package: each uses names of its own.
+type world struct {
+	server    *apitest.Server
+	adminConf *rest.Config
+	admin     client.WithWatch
+	kube      kubernetes.Interface
+	sessions  *fakeSessions
+	kicks     *kickLog
+	tokens    *enroll.Store
+	service   *enroll.Service
+	// ended is closed when the controllers have, with runErr.
+	ended  chan struct{}
+	runErr error
+}
+
+var shared *world
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(runMain(m))
+}
+
+func runMain(m *testing.M) (code int) {
+	if testing.Short() {
+		return m.Run()
+	}
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "controllers_test:", err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "edge-controllers-")
+	if err != nil {
+		return fail(err)
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	server, err := apitest.Start(ctx, dir)
+	if err != nil {
+		return fail(err)
+	}
+	defer func() {
+		if err := server.Stop(); err != nil {
+			code = fail(err)
+		}
+	}()
+	w, stop, err := newWorld(ctx, server)
+	if err != nil {
+		return fail(fmt.Errorf("%w (apiserver: %v)", err, server.Ready(ctx)))
+	}
+	shared = w
+	code = m.Run()
+	if err := stop(); err != nil {
+		code = fail(err)
+	}
+	return code
+}
+
+func newWorld(ctx context.Context, server *apitest.Server) (*world, func() error, error) {
+	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
+	if testing.Verbose() {
+		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	w := &world{server: server, sessions: newFakeSessions(), kicks: &kickLog{}}
+	var err error
+	if w.adminConf, err = server.Admin(); err != nil {
+		return nil, nil, err
+	}
+	installCtx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	// The apiserver is still starting: that is when Install is called for real.
+	if err := controllers.Install(installCtx, w.adminConf, logger); err != nil {
+		return nil, nil, err
+	}
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, nil, err
+		}
+	}
+	if w.admin, err = client.NewWithWatch(w.adminConf, client.Options{Scheme: scheme}); err != nil {
+		return nil, nil, err
+	}
+	if w.kube, err = kubernetes.NewForConfig(w.adminConf); err != nil {
+		return nil, nil, err
+	}
+	w.tokens = w.tokenStore(realClock{})
+	gateway, err := server.Config(v1alpha1.GatewayUser)
+	if err != nil {
+		return nil, nil, err
+	}
+	w.service, err = enroll.NewService(enroll.ServiceConfig{
+		RESTConfig: gateway, Logger: logger,
+		Cluster: enroll.Cluster{ID: "local/test-00000001", Name: "test", CACertificate: string(server.CA.PEM())},
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	identity, err := server.Config(v1alpha1.ControllersUser)
+	if err != nil {
+		return nil, nil, err
+	}
+	runCtx, stopRun := context.WithCancel(ctx)
+	w.ended = make(chan struct{})
+	go func() {
+		defer close(w.ended)
+		w.runErr = controllers.Run(runCtx, controllers.Config{
+			RESTConfig: identity, Sessions: w.sessions, Kick: w.kicks.kick, Logger: logger,
+		})
+	}()
+	return w, func() error {
+		stopRun()
+		<-w.ended
+		return w.runErr
+	}, nil
+}
+
+// fakeSessions stands for the gateway.
+type fakeSessions struct {
+	*controllers.Notifier
+	mu        sync.Mutex
+	connected map[string]bool // guarded by mu
+}
+
+func newFakeSessions() *fakeSessions {
+	return &fakeSessions{Notifier: controllers.NewNotifier(), connected: map[string]bool{}}
+}
+
+func (s *fakeSessions) Connected(node string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.connected[node]
+}
+
+func (s *fakeSessions) set(node string, connected bool) {
+	s.mu.Lock()
+	s.connected[node] = connected
+	s.mu.Unlock()
+	s.Notify(node)
+}
+
+// kickLog remembers whose session was ended.
+type kickLog struct {
+	mu    sync.Mutex
+	kicks map[string][]string // guarded by mu
+}
+
+func (k *kickLog) kick(node, reason string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.kicks == nil {
+		k.kicks = map[string][]string{}
+	}
+	k.kicks[node] = append(k.kicks[node], reason)
+}
+
+func (k *kickLog) of(node string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return append([]string(nil), k.kicks[node]...)
+}
