@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+	"golang.org/x/term"
 
 	"github.com/edgewright/terraform-provider-edge/internal/component"
 )
@@ -29,12 +31,19 @@ type componentReport struct {
 
 // componentRow is what is shown of one component.
 type componentRow struct {
-	bar  *mpb.Bar
-	said time.Time // when a line was last printed
+	bar   *mpb.Bar
+	total int64     // of the bar
+	said  time.Time // when a line was last printed
 }
 
 func newComponentReport(w io.Writer, terminal bool, now func() time.Time) *componentReport {
 	r := &componentReport{w: w, now: now, rows: map[string]*componentRow{}}
+	if f, ok := w.(*os.File); ok && terminal {
+		// A terminal that does not know its size shows no bars.
+		if width, _, err := term.GetSize(int(f.Fd())); err != nil || width == 0 {
+			terminal = false
+		}
+	}
 	if terminal {
 		r.bars = mpb.New(mpb.WithOutput(w), mpb.WithAutoRefresh(), mpb.WithWidth(40), mpb.WithRefreshRate(150*time.Millisecond))
 	}
@@ -60,6 +69,7 @@ func (r *componentReport) event(e component.Event) {
 		r.progress(name, e)
 	case component.Installed:
 		if row := r.rows[name]; row != nil && row.bar != nil {
+			row.bar.SetCurrent(row.total)
 			row.bar.SetTotal(-1, true)
 		} else {
 			r.line(fmt.Sprintf("%s: ready after %s", name, e.Elapsed.Round(100*time.Millisecond)))
@@ -77,18 +87,20 @@ func (r *componentReport) progress(name string, e component.Event) {
 		return
 	}
 	// One below the total, for after the last package comes the linker.
-	row.bar.SetTotal(e.Total+1, false)
+	row.total = e.Total + 1
+	row.bar.SetTotal(row.total, false)
 	row.bar.SetCurrent(e.Done)
 }
 
 func (r *componentReport) row(name string, e component.Event) *componentRow {
 	row := r.rows[name]
 	if row == nil {
-		row = &componentRow{said: r.now()}
+		row = &componentRow{total: 1, said: r.now()}
 		r.rows[name] = row
 		if r.bars != nil {
 			unit := e.Unit
-			row.bar = r.bars.AddBar(1,
+			row.bar = r.bars.AddBar(0, // not known yet, so that it does not end by itself
+
 				mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
 				mpb.AppendDecorators(
 					decor.OnComplete(decor.Any(func(s decor.Statistics) string { return " " + amount(s.Current, s.Total-1, unit) }), " ready"),

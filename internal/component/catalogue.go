@@ -221,7 +221,7 @@ func corednsComponent(version string) Component {
 			Module:   "coredns-" + version,
 			Targets:  []Target{{Package: "github.com/coredns/coredns", Output: "coredns"}},
 			Probe:    "github.com/coredns/coredns@v" + version,
-			Estimate: 2 * time.Minute,
+			Estimate: 3 * time.Minute,
 			Disk:     2 << 30,
 		},
 	}
@@ -244,7 +244,7 @@ func containerdComponent(version string) Component {
 				{Package: pkg + "cmd/ctr", Output: "ctr", LDFlags: flags},
 			},
 			Probe:    "github.com/containerd/containerd/v2@v" + version,
-			Estimate: 80 * time.Second,
+			Estimate: 90 * time.Second,
 			Disk:     1 << 30,
 		},
 	}

@@ -113,8 +113,9 @@ func agnhostComponent(version, kubernetes string) Component {
 				},
 			},
 			Probe:    "k8s.io/kubernetes@v" + kubernetes,
-			Estimate: 90 * time.Second,
-			Disk:     2 << 30,
+			// Beside kubernetes, with which it shares most of its code.
+			Estimate: 30 * time.Second,
+			Disk:     500 << 20,
 		},
 	}
 }
