@@ -1,7 +1,6 @@
 package provider
 
 import (
-	"log/slog"
 	"os"
 
 	"github.com/edgewright/terraform-provider-edge/internal/component"
@@ -22,7 +21,7 @@ func openEngine(s Settings) (Engine, error) {
 		}
 		return os.Getenv(name)
 	}
-	logger := slog.New(logHandler{})
+	logger := NewLogger()
 	components := component.DefaultOptions(getenv)
 	components.Logger = logger
 	return engine.New(engine.Options{

@@ -76,3 +76,6 @@ func (h logHandler) WithGroup(name string) slog.Handler {
 	}
 	return h
 }
+
+// NewLogger returns a logger that writes to Terraform's provider log.
+func NewLogger() *slog.Logger { return slog.New(logHandler{}) }

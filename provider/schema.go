@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 
+	"github.com/edgewright/terraform-provider-edge/internal/component"
 	"github.com/edgewright/terraform-provider-edge/provider/internal/validators"
 )
 
@@ -51,6 +52,8 @@ func (p *edgeProvider) Schema(_ context.Context, _ provider.SchemaRequest, resp 
 	}
 	token := text("Bearer token, with `host`.")
 	token.Sensitive = true
+	source := text("Where to look: `cache` takes only what is in the cache; `mirror` tries the cache and then the mirror; `module` tries the cache and then builds the program from its Go module; `auto` tries all three. Default: `EDGE_COMPONENT_SOURCE`, or `auto`.")
+	source.Validators = []validator.String{stringvalidator.OneOf(component.SourceAuto, component.SourceCache, component.SourceMirror, component.SourceModule)}
 	resp.Schema = schema.Schema{
 		MarkdownDescription: "Kubernetes clusters whose nodes are at the edge: behind NAT, on links that fail, on any hardware. An empty block is enough for clusters on this machine. The block never depends on a cluster that the same configuration makes, and a KUBECONFIG of the environment is never read.",
 		Attributes: map[string]schema.Attribute{
@@ -75,9 +78,9 @@ func (p *edgeProvider) Schema(_ context.Context, _ provider.SchemaRequest, resp 
 				Optional:            true,
 				MarkdownDescription: "Where the upstream programs (Kubernetes, etcd, containerd and others) come from.",
 				Attributes: map[string]schema.Attribute{
-					"source": text("Where to look: `auto` tries the cache, the mirror, and building from the programs' Go modules, in this order; a single one of `cache`, `mirror` and `module` is used alone. Default: `EDGE_COMPONENT_SOURCE`, or `auto`."),
+					"source": source,
 					"mirror": text("Directory or URL of a mirror. Default: `EDGE_COMPONENT_MIRROR`."),
-					"cache":  text("Directory of the cache. Default: `EDGE_COMPONENT_CACHE`, or one in the user's cache directory."),
+					"cache":  text("Directory of the cache, an absolute path. Default: `EDGE_COMPONENT_CACHE`, or one in the user's cache directory."),
 				},
 			},
 		},

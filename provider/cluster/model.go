@@ -113,16 +113,19 @@ func refresh(ctx context.Context, m *model, c *engine.Cluster) diag.Diagnostics 
 		DNSDomain:    entity.Text(c.Spec.Network.DNSDomain),
 	})
 	m.API = object(apiTypes, apiModel{Port: number(c.Spec.API.Port)})
-	addresses, d := types.ListValueFrom(ctx, types.StringType, append([]string{}, c.Spec.Gateway.Addresses...))
-	diags.Append(d...)
-	m.Gateway = object(gatewayTypes, gatewayModel{Port: number(c.Spec.Gateway.Port), Addresses: addresses})
+	list := func(l []string) types.List {
+		v, d := types.ListValueFrom(ctx, types.StringType, append([]string{}, l...))
+		diags.Append(d...)
+		return v
+	}
+	m.Gateway = object(gatewayTypes, gatewayModel{Port: number(c.Spec.Gateway.Port), Addresses: list(c.Spec.Gateway.Addresses)})
 
 	m.Status = entity.Text(c.Status)
 	m.KubernetesVersion = entity.Text(c.KubernetesVersion)
 	m.EngineVersion = entity.Text(c.EngineVersion)
 	m.Endpoint = entity.Text(c.Endpoint)
 	m.CACertificate = entity.Text(c.CACertificate)
-	m.GatewayEndpoints = filledList(ctx, c.GatewayEndpoints, &diags)
+	m.GatewayEndpoints = list(c.GatewayEndpoints)
 	m.Kubeconfig = entity.Text(c.Kubeconfig)
 	return diags
 }

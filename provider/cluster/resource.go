@@ -49,11 +49,10 @@ func NewResource() resource.Resource {
 				{Path: "network.service_cidrs"},
 				{Path: "network.node_mask"},
 				{Path: "network.dns_domain"},
+				{Path: "api.port", Yet: true},
+				{Path: "gateway.port", Yet: true},
 			},
 			Volatile: []string{"engine_version", "gateway_endpoints", "kubeconfig"},
-			DependsOn: map[string][]string{
-				"endpoint": {"api"},
-			},
 		},
 		Timeouts:  func(m *model) timeouts.Value { return m.Timeouts },
 		ClusterID: func(m *model) string { return m.ID.ValueString() },

@@ -102,7 +102,7 @@ func apiAttribute() schema.Attribute {
 		Attributes: map[string]schema.Attribute{
 			"port": schema.Int64Attribute{
 				Optional: true, Computed: true,
-				MarkdownDescription: "TCP port on loopback, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept.",
+				MarkdownDescription: "TCP port on loopback, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.",
 				Validators:          []validator.Int64{int64validator.Between(minPort, maxPort)},
 			},
 		},
@@ -116,7 +116,7 @@ func gatewayAttribute() schema.Attribute {
 		Attributes: map[string]schema.Attribute{
 			"port": schema.Int64Attribute{
 				Optional: true, Computed: true,
-				MarkdownDescription: "UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept.",
+				MarkdownDescription: "UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.",
 				Validators:          []validator.Int64{int64validator.Between(minPort, maxPort)},
 			},
 			"addresses": schema.ListAttribute{

@@ -117,6 +117,7 @@ func resourcesAttribute(text string) schema.Attribute {
 			Validators: []validator.Map{
 				mapvalidator.KeysAre(validators.String("the name of a resource", validators.CheckLabelKey)),
 				mapvalidator.NoNullValues(),
+				mapvalidator.ValueStringsAre(spelling.Valid[spelling.QuantityKind]()),
 			},
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -82,3 +83,52 @@ func (noSecrets) CheckState(_ context.Context, req statecheck.CheckStateRequest,
 		}
 	}
 }
+
+// Refused checks that each case is refused, all in one plan: a resource a case,
+// made of the case's lines and those of base (by attribute) that it does not
+// replace. A case is its lines and a regular expression of the error, in which
+// every white space is a single space. The engine must not be asked.
+func Refused(t *testing.T, resourceType string, base map[string]string, cases map[string][2]string) {
+	t.Helper()
+	var config strings.Builder
+	for name, c := range cases {
+		lines := c[0]
+		fmt.Fprintf(&config, "resource %q %q {\n%s\n", resourceType, identifier(name), lines)
+		for attribute, line := range base {
+			if !strings.HasPrefix(lines, attribute+" ") {
+				config.WriteString(line + "\n")
+			}
+		}
+		config.WriteString("}\n")
+	}
+	eng := fakeengine.New()
+	var output string
+	resource.UnitTest(t, resource.TestCase{
+		ProtoV6ProviderFactories: Factories(eng),
+		ErrorCheck: func(err error) error {
+			output = strings.Join(strings.Fields(err.Error()), " ")
+			return nil
+		},
+		Steps: []resource.TestStep{{Config: config.String(), PlanOnly: true}},
+	})
+	messages := strings.Split(output, "Error: ")
+	for name, c := range cases {
+		want, id := regexp.MustCompile(c[1]), identifier(name)
+		var about []string
+		found := false
+		for _, m := range messages {
+			if strings.Contains(m, "."+id+",") || strings.Contains(m, `"`+id+`"`) {
+				about = append(about, m)
+				found = found || want.MatchString(m)
+			}
+		}
+		if !found {
+			t.Errorf("%s: no error like %q among %q", name, c[1], about)
+		}
+	}
+	if eng.Calls("") != 0 {
+		t.Error("the engine was called")
+	}
+}
+
+func identifier(name string) string { return strings.ReplaceAll(name, " ", "_") }

@@ -79,7 +79,7 @@ func attributePath(ctx context.Context, schema attr.Type, field string) (path.Pa
 			p, at = p.AtName(step), next
 		case attr.TypeWithElementType:
 			next := t.ElementType()
-			if i, err := strconv.Atoi(step); err == nil && isList(ctx, at) {
+			if i, err := strconv.Atoi(step); err == nil && i >= 0 && isList(ctx, at) {
 				p, at = p.AtListIndex(i), next
 			} else if isMap(ctx, at) {
 				p, at = p.AtMapKey(step), next

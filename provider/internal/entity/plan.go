@@ -33,8 +33,6 @@ type PlanRules struct {
 	// Volatile names the computed attributes, beside status, that any update may
 	// change. The others keep their values.
 	Volatile []string
-	// DependsOn names computed attributes that change with attributes.
-	DependsOn map[string][]string
 }
 
 // Immutable is an attribute that fails the plan when it changes.
@@ -99,11 +97,8 @@ func (rules PlanRules) apply(ctx context.Context, noun string, req resource.Modi
 		return
 	}
 	for _, name := range computed {
-		unknown := name == statusAttribute || slices.Contains(rules.Volatile, name) || attrs[name].IsNull()
-		for _, cause := range rules.DependsOn[name] {
-			unknown = unknown || !attrs[cause].Equal(prior[cause])
-		}
-		if unknown {
+		// What is null was not learned yet, and may be now.
+		if name == statusAttribute || slices.Contains(rules.Volatile, name) || attrs[name].IsNull() {
 			attrs[name] = tftypes.NewValue(attrs[name].Type(), tftypes.UnknownValue)
 		}
 	}
@@ -171,15 +166,15 @@ func (rules PlanRules) refuse(ctx context.Context, noun string, plan tfsdk.Plan,
 		}
 		diags.AddAttributeError(p,
 			fmt.Sprintf("%s of a %s %s", im.Path, noun, when),
-			fmt.Sprintf("It is %s, and the configuration says %s. Set it back, or make a new %s in place of this one, and lose what is in it: %s",
+			fmt.Sprintf("It is %s, and the configuration says %s. Set it back. Or, to make a new %s in place of this one and lose what is in it, %s",
 				show(was), show(now), noun, replaceAdvice))
 	}
 }
 
-// replaceAdvice names the commands that replace. Terraform asks the provider
-// for a plan of the change before it looks at -replace, so -replace alone would
-// meet the same refusal while the configuration differs.
-const replaceAdvice = "`terraform taint <address>` and then `terraform apply`, or set it back and run `terraform apply -replace=<address>` once, then change it."
+// replaceAdvice names the commands that replace. Terraform plans the change with
+// the provider before it looks at -replace, so -replace meets the same refusal
+// while the configuration differs; a tainted object is planned as a new one.
+const replaceAdvice = "run `terraform taint <address>` and then `terraform apply`. (`-replace=<address>` does it only while nothing that is fixed differs.)"
 
 func valueAt(v tftypes.Value, p *tftypes.AttributePath) (tftypes.Value, bool) {
 	found, _, err := tftypes.WalkAttributePath(v, p)

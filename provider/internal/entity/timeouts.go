@@ -6,9 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
-	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
-	"github.com/hashicorp/terraform-plugin-framework/types"
 )
 
 // Timeouts are the bounds of an entity's verbs where the user sets none.
@@ -39,13 +37,9 @@ func shortDuration(d time.Duration) string {
 		return fmt.Sprintf("%dh", d/time.Hour)
 	case d%time.Minute == 0:
 		return fmt.Sprintf("%dm", d/time.Minute)
-	default:
+	case d%time.Second == 0:
 		return fmt.Sprintf("%ds", d/time.Second)
+	default:
+		return d.String()
 	}
-}
-
-// NullTimeouts is the value of a `timeouts` attribute that is not set.
-func NullTimeouts() timeouts.Value {
-	s := types.StringType
-	return timeouts.Value{Object: types.ObjectNull(map[string]attr.Type{"create": s, "read": s, "update": s, "delete": s})}
 }

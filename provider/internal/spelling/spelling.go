@@ -13,8 +13,11 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/attr/xattr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
 	"github.com/hashicorp/terraform-plugin-framework/types/basetypes"
 	"github.com/hashicorp/terraform-plugin-go/tftypes"
+
+	"github.com/edgewright/terraform-provider-edge/provider/internal/validators"
 )
 
 // Kind is one such family of strings. Its zero value is used.
@@ -80,8 +83,7 @@ func (t Type[K]) Equal(o attr.Type) bool {
 
 // String implements attr.Type.
 func (t Type[K]) String() string {
-	var k K
-	return "spelling." + k.Name()
+	return "spelling." + name[K]()
 }
 
 // ValueFromString implements basetypes.StringTypable.
@@ -126,8 +128,22 @@ func (v Value[K]) ValidateAttribute(_ context.Context, req xattr.ValidateAttribu
 	if v.IsNull() || v.IsUnknown() {
 		return
 	}
-	var k K
-	if _, err := k.Canonical(v.ValueString()); err != nil {
-		resp.Diagnostics.AddAttributeError(req.Path, "Not a "+k.Name(), err.Error())
+	if err := check[K](v.ValueString()); err != nil {
+		resp.Diagnostics.AddAttributeError(req.Path, "Not a "+name[K](), err.Error())
 	}
+}
+
+// Valid is the validator for elements of a collection, which the framework does
+// not validate by their type.
+func Valid[K Kind]() validator.String { return validators.String("a "+name[K](), check[K]) }
+
+func check[K Kind](s string) error {
+	var k K
+	_, err := k.Canonical(s)
+	return err
+}
+
+func name[K Kind]() string {
+	var k K
+	return k.Name()
 }
