@@ -112,7 +112,7 @@ func agnhostComponent(version, kubernetes string) Component {
 					Files:      files,
 				},
 			},
-			Probe:    "k8s.io/kubernetes@v" + kubernetes,
+			Probe: "k8s.io/kubernetes@v" + kubernetes,
 			// Beside kubernetes, with which it shares most of its code.
 			Estimate: 30 * time.Second,
 			Disk:     500 << 20,
