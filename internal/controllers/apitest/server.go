@@ -141,7 +141,8 @@ func (s *Server) start(programs component.Paths) error {
 	); err != nil {
 		return err
 	}
-	config, err := s.Config("system:kube-controller-manager")
+	// As an administrator: its own roles would want a service account each.
+	config, err := s.Config("kube-controller-manager", "system:masters")
 	if err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func (s *Server) start(programs component.Paths) error {
 	}
 	return s.run(programs["kube-controller-manager"], "kube-controller-manager",
 		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=false",
+		"--leader-elect=false", "--secure-port=0",
 		"--cluster-signing-cert-file="+caFile, "--cluster-signing-key-file="+caKey,
 		"--controllers=certificatesigningrequest-signing-controller,deployment-controller,replicaset-controller,garbage-collector-controller,disruption-controller",
 		"--kube-api-qps=200", "--kube-api-burst=400",
