@@ -43,13 +43,14 @@ type daemonRecord struct {
 }
 
 // AcquireDaemon makes the calling process the daemon of runDir. It fails with
-// ErrRunning if there is one already. The right ends with the process.
+// ErrRunning if there is one already. The right ends with the process. Call it
+// before WatchParent and before a Supervisor runs.
 func AcquireDaemon(runDir string) (*Daemon, error) {
 	runDir, err := makeDir(runDir)
 	if err != nil {
 		return nil, fmt.Errorf("become the daemon: %w", err)
 	}
-	lock, err := lockFile(filepath.Join(runDir, daemonLock))
+	lock, err := awaitLock(filepath.Join(runDir, daemonLock))
 	if err != nil {
 		return nil, fmt.Errorf("become the daemon of %s: %w", runDir, err)
 	}
@@ -70,6 +71,22 @@ func (d *Daemon) Release() error {
 	d.rec.Done = true
 	err := writeJSON(filepath.Join(d.runDir, daemonFile), d.rec)
 	return errors.Join(err, d.lock.Close())
+}
+
+// lockPatience is how long a lock is waited for that another holds. StopDaemon
+// takes the daemon's for a moment to see whether it is free, and a parent that
+// finds nothing to do holds its own for a moment.
+const lockPatience = time.Second
+
+func awaitLock(path string) (*os.File, error) {
+	deadline := time.Now().Add(lockPatience)
+	for {
+		f, err := lockFile(path)
+		if !errors.Is(err, ErrRunning) || time.Now().After(deadline) {
+			return f, err
+		}
+		<-time.After(probeFirst)
+	}
 }
 
 // lockFile opens and locks path for as long as the returned file is open. Go
@@ -171,7 +188,17 @@ func StopDaemon(ctx context.Context, runDir string, timeout time.Duration) error
 				return fmt.Errorf("stop daemon: %w", err)
 			}
 			if free {
-				return nil
+				// Told also to a parent that a daemon has just started in its
+				// last moment: it has recorded itself, and is seen here, or it
+				// will read this mark.
+				marked, err := markDone(runDir)
+				if err != nil {
+					return fmt.Errorf("stop daemon: %w", err)
+				}
+				if !marked {
+					return nil
+				}
+				continue
 			}
 		}
 		late := clk.Now().After(deadline)
@@ -202,6 +229,18 @@ func StopDaemon(ctx context.Context, runDir string, timeout time.Duration) error
 		case <-clk.After(stopPoll):
 		}
 	}
+}
+
+// markDone notes that the dead daemon on record is not to be started again. It
+// reports whether that had to be noted.
+func markDone(runDir string) (bool, error) {
+	path := filepath.Join(runDir, daemonFile)
+	rec, err := readJSON[daemonRecord](path)
+	if err != nil || rec.PID == 0 || rec.Done {
+		return false, err
+	}
+	rec.Done = true
+	return true, writeJSON(path, rec)
 }
 
 func lockIsFree(path string) (bool, error) {

@@ -39,7 +39,9 @@ type ParentOptions struct {
 	// PIDFile is where the parent records itself; <runDir>/supervise.json of the
 	// daemon. Without it a daemon cannot start a parent again.
 	PIDFile string
-	// Adopt is a running daemon to look after, "<pid>:<start time>".
+	// Adopt is a running daemon to look after, "<pid>:<start time>": it has
+	// started this parent. If it has ended on purpose meanwhile, or its directory
+	// is gone, there is nothing to do.
 	Adopt  string
 	Logger *slog.Logger
 	Clock  clock.WithTicker
@@ -57,6 +59,12 @@ func RunParent(ctx context.Context, opts ParentOptions) (err error) {
 	defer func() { err = errors.Join(err, p.close()) }()
 	if p.daemon, err = p.findDaemon(); err != nil {
 		return err
+	}
+	if p.daemon == nil && opts.Adopt != "" {
+		due, err := p.adoptedIsDue()
+		if err != nil || !due {
+			return err
+		}
 	}
 	failures := 0
 	for {
@@ -134,13 +142,16 @@ func newParent(opts ParentOptions) (*parent, error) {
 		if *path, err = filepath.Abs(*path); err != nil {
 			return nil, fmt.Errorf("supervise: %w", err)
 		}
+		if opts.Adopt != "" {
+			continue // the daemon has had the directory; if it is gone, so be it
+		}
 		if err := os.MkdirAll(filepath.Dir(*path), 0o700); err != nil {
 			return nil, fmt.Errorf("supervise: %w", err)
 		}
 	}
 	if p.opts.PIDFile != "" {
 		lock := strings.TrimSuffix(p.opts.PIDFile, ".json") + ".lock"
-		if p.lock, err = lockFile(lock); err != nil {
+		if p.lock, err = awaitLock(lock); err != nil {
 			return nil, fmt.Errorf("supervise %s: %w", strings.Join(opts.Command, " "), err)
 		}
 		if err := p.record(); err != nil {
@@ -205,6 +216,25 @@ func (p *parent) findDaemon() (*process, error) {
 		return proc, nil
 	}
 	return nil, nil
+}
+
+// adoptedIsDue reports whether the daemon named by Adopt, which is gone, is to be
+// started again: not if it, or StopDaemon, has noted that it is done, and not if
+// its record is gone or another's.
+func (p *parent) adoptedIsDue() (bool, error) {
+	if p.opts.PIDFile == "" {
+		return false, nil
+	}
+	id, err := parseAdopt(p.opts.Adopt)
+	if err != nil {
+		return false, err
+	}
+	id.BootID = p.self.BootID
+	rec, err := readJSON[daemonRecord](p.daemonFile())
+	if err != nil {
+		return false, fmt.Errorf("supervise: find daemon: %w", err)
+	}
+	return rec.Identity == id && !rec.Done, nil
 }
 
 func (p *parent) daemonFile() string { return filepath.Join(filepath.Dir(p.opts.PIDFile), daemonFile) }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -232,6 +233,65 @@ func TestParentFindsTheRunningDaemon(t *testing.T) {
 	}
 }
 
+// A daemon may start a parent in the moment in which it is being stopped. That
+// parent must not bring it back, nor its directory.
+func TestParentThatComesTooLate(t *testing.T) {
+	late := func(b *bench, daemon Identity) error {
+		return RunParent(t.Context(), ParentOptions{
+			Command: []string{"sh", "-c", "echo x >" + b.file("started")},
+			Adopt:   itoa(daemon.PID) + ":" + strconv.FormatUint(daemon.StartTime, 10),
+			PIDFile: filepath.Join(b.runDir, ParentFile),
+		})
+	}
+	for name, end := range map[string]func(b *bench, parent, daemon Identity){
+		"ended": func(b *bench, _, daemon Identity) {
+			if err := StopDaemon(t.Context(), b.runDir, 20*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"killed": func(b *bench, parent, daemon Identity) {
+			b.kill(parent, daemon)
+			if err := StopDaemon(t.Context(), b.runDir, 20*time.Second); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"removed": func(b *bench, parent, daemon Identity) {
+			b.kill(parent, daemon)
+			if err := StopRecorded(t.Context(), b.runDir, nil, StopRecordedOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.RemoveAll(b.runDir); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t)
+			parent, daemon, _ := b.pair()
+			end(b, parent, daemon)
+			err := late(b, daemon)
+			if name == "removed" {
+				if !errors.Is(err, os.ErrNotExist) || exists(b.runDir) {
+					t.Errorf("error: %v; directory is there: %v", err, exists(b.runDir))
+				}
+			} else if err != nil {
+				t.Error(err)
+			}
+			if exists(b.file("started")) {
+				t.Error("it has started a daemon")
+			}
+		})
+	}
+	t.Run("crashed", func(t *testing.T) {
+		b := newBench(t)
+		parent, daemon, _ := b.pair()
+		b.kill(parent, daemon)
+		if err := late(b, daemon); err != nil || !exists(b.file("started")) {
+			t.Errorf("a daemon that has crashed was not started again: %v", err)
+		}
+	})
+}
+
 func TestStopDaemonKillsAfterItsTime(t *testing.T) {
 	b := newBench(t)
 	ready := b.file("ready")
@@ -241,11 +301,13 @@ func TestStopDaemonKillsAfterItsTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the daemon runs", func() bool { return exists(ready) })
-	state, err := FindDaemon(b.runDir)
-	if err != nil || !state.Running() {
-		t.Fatalf("state: %+v, %v", state, err)
-	}
+	var state DaemonState
+	eventually(t, "the daemon runs", func() bool {
+		if state, err = FindDaemon(b.runDir); err != nil {
+			t.Fatal(err)
+		}
+		return exists(ready) && state.Running()
+	})
 	if err := StopDaemon(t.Context(), b.runDir, 200*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}

@@ -58,13 +58,13 @@ func programServe(args []string) int {
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, syscall.SIGTERM)
 	os.Remove(args[0])
+	journal(args[1], "+"+args[2]) // before anyone can see that it is ready
 	l, err := net.Listen("unix", args[0])
 	if err != nil {
 		fmt.Println(err)
 		return 1
 	}
 	defer l.Close()
-	journal(args[1], "+"+args[2])
 	fmt.Println("serving as", args[2])
 	<-terminated
 	journal(args[1], "-"+args[2])
