@@ -188,4 +188,3 @@ func TestNextRenewalIsTheEarliest(t *testing.T) {
 		t.Errorf("next renewal: %s, %v", at, ok)
 	}
 }
-
