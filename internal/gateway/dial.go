@@ -60,25 +60,27 @@ func (e *DialError) Unwrap() error { return e.Err }
 func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, error) {
 	a := g.audit("gateway", t.kind.String(), t.String())
 	a.node = node
+	g.dials.add()
 	d, s, err := g.open(node, t, 0)
 	if err == nil {
-		err = g.await(ctx, d, s, t)
+		if err = g.await(ctx, d, s, t); err != nil {
+			s.streams.done()
+		}
 	}
 	if err != nil {
-		if d != nil {
-			s.release(g)
-		}
+		g.dials.done()
 		a.end(tunnel.Spliced{Err: err})
 		return nil, err
 	}
 	return &auditedConn{Stream: d, end: func(in, out int64) {
-		s.release(g)
+		s.streams.done()
+		g.dials.done()
 		a.end(tunnel.Spliced{AToB: out, BToA: in})
 	}}, nil
 }
 
-// open begins a dial and counts it; release ends the count. On error nothing is
-// counted and there is no session to release.
+// open begins a dial and counts it in the session's streams, which the caller
+// ends. On error nothing is counted.
 func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, *session, error) {
 	s, err := g.lookup(node)
 	if err != nil {
@@ -89,18 +91,12 @@ func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Diale
 		h.Target = t.addr.String()
 	}
 	s.streams.add()
-	g.dials.add()
 	d, err := tunnel.OpenDial(s.sess, h)
 	if err != nil {
-		s.release(g)
+		s.streams.done()
 		return nil, nil, &DialError{node, t, err}
 	}
 	return d, s, nil
-}
-
-func (s *session) release(g *Gateway) {
-	s.streams.done()
-	g.dials.done()
 }
 
 // await reads the node's answer, within GatewayDialTimeout.

@@ -185,7 +185,7 @@ func TestAPIServerFromNode(t *testing.T) {
 }
 
 func TestAPIServerDown(t *testing.T) {
-	inLab(t, func(c *gateway.Config) {
+	inLab(t, func(l *lab, c *gateway.Config) {
 		c.DialAPIServer = func(context.Context) (net.Conn, error) { return nil, errors.New("apiserver is not up yet") }
 	}, func(t *testing.T, l *lab) {
 		n := l.joined("berlin-1", nil, nil)
@@ -255,7 +255,7 @@ func TestPodThroughConnect(t *testing.T) {
 }
 
 func TestTargetsOutsideTheTunnel(t *testing.T) {
-	inLab(t, func(c *gateway.Config) {
+	inLab(t, func(l *lab, c *gateway.Config) {
 		c.DialLocal = func(_ context.Context, network, addr string) (net.Conn, error) {
 			if network != "tcp" || addr != "10.96.0.10:443" {
 				return nil, errors.New("connection refused by the test")

@@ -69,8 +69,8 @@ func (g *Gateway) serveEgress(ctx context.Context, ln net.Listener) error {
 
 // serveConnect serves one connection of the apiserver's from request to end.
 func (g *Gateway) serveConnect(ctx context.Context, c net.Conn) {
-	// The end of ctx cuts what is carried; closing twice is harmless.
-	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	// The end of ctx cuts what is carried.
+	defer context.AfterFunc(ctx, func() { tunnel.Abort(c) })()
 	_ = c.SetReadDeadline(time.Now().Add(egressRequestTimeout))
 	host, prefix, err := readConnect(c)
 	if err != nil {
@@ -113,7 +113,7 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
-	defer s.release(g)
+	defer s.streams.done()
 	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial
@@ -154,7 +154,7 @@ func (g *Gateway) connectLocal(ctx context.Context, c net.Conn, host string, pre
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
-	defer context.AfterFunc(ctx, func() { _ = t.Close() })()
+	defer context.AfterFunc(ctx, func() { tunnel.Abort(t) })()
 	if err := writeEstablished(c); err != nil {
 		_ = t.Close()
 		_ = c.Close()

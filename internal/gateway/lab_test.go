@@ -48,7 +48,7 @@ type lab struct {
 }
 
 // inLab runs f in a bubble with a running gateway.
-func inLab(t *testing.T, change func(*gateway.Config), f func(t *testing.T, l *lab)) {
+func inLab(t *testing.T, change func(l *lab, c *gateway.Config), f func(t *testing.T, l *lab)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		l := &lab{
@@ -69,7 +69,7 @@ func inLab(t *testing.T, change func(*gateway.Config), f func(t *testing.T, l *l
 			Logger: slog.New(slog.NewTextHandler(l.logs, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		}
 		if change != nil {
-			change(&l.cfg)
+			change(l, &l.cfg)
 		}
 		l.start()
 		defer func() {
@@ -206,7 +206,9 @@ func (l *lab) joined(name string, kubelet func(net.Conn), change func(*agent.Con
 	l.t.Helper()
 	n := l.join(name, kubelet, change)
 	l.await(name + " true")
-	synctest.Wait()
+	if up := <-n.states; !up { // WELCOME takes its time to arrive
+		l.t.Fatal("the agent's first state is not connected")
+	}
 	return n
 }
 

@@ -25,9 +25,13 @@ func (g *Gateway) ServePacket(ctx context.Context, pc net.PacketConn) error {
 }
 
 func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
+	cert, err := g.cfg.Certificate()
+	if err != nil {
+		return fmt.Errorf("gateway: certificate: %w", err)
+	}
 	tr := &quic.Transport{
 		Conn:                tunnel.WrapPacketConn(pc),
-		StatelessResetKey:   g.resetKey(),
+		StatelessResetKey:   resetKey(cert),
 		VerifySourceAddress: func(net.Addr) bool { return !g.handshakes.Allow() },
 	}
 	ln, err := tr.Listen(g.tlsConfig(), tunnel.GatewayConfig())
@@ -101,13 +105,8 @@ func (g *Gateway) tlsConfig() *tls.Config {
 // resetKey lets a restarted gateway tell nodes at once that their sessions are
 // gone (RFC 9000 section 10.3). It must survive the restart and be secret, so it
 // is derived from the private key, which is and does. With a key that cannot
-// leave its hardware nodes notice by timeout instead.
-func (g *Gateway) resetKey() *quic.StatelessResetKey {
-	cert, err := g.cfg.Certificate()
-	if err != nil {
-		// The first handshake reports it.
-		return nil
-	}
+// leave its hardware there is none, and nodes notice by timeout.
+func resetKey(cert *tls.Certificate) *quic.StatelessResetKey {
 	der, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
 	if err != nil {
 		return nil

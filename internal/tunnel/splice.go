@@ -101,8 +101,8 @@ func (s *splice) abort(err error) {
 	s.abortOnce.Do(func() {
 		s.err = err
 		close(s.aborted)
-		reset(s.a)
-		reset(s.b)
+		Abort(s.a)
+		Abort(s.b)
 	})
 }
 
@@ -170,8 +170,9 @@ func closeWrite(c net.Conn) error {
 	return c.Close()
 }
 
-// reset breaks c so that its peer does not take it for an orderly end.
-func reset(c net.Conn) {
+// Abort breaks c so that its peer does not take it for an orderly end. It may be
+// called beside anything else.
+func Abort(c net.Conn) {
 	switch c := c.(type) {
 	case interface{ Reset(ResetCode) }:
 		c.Reset(ResetAborted)

@@ -1,0 +1,96 @@
+package tunnel
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/quic-go/quic-go/quicvarint"
+)
+
+var messages = []Message{
+	Hello{Version: 1, Node: "berlin-1", BootID: "b", EngineVersion: "1.0", Architecture: "arm64", Capabilities: CapOptimistic},
+	Welcome{Version: 1, Gateway: "g", Epoch: 1 << 62, Capabilities: 5},
+	Ping{[8]byte{1, 2, 3}}, Pong{[8]byte{8}},
+	Drain{DeadlineMS: 1000, Reason: "roll"},
+}
+
+func TestMessages(t *testing.T) {
+	var b []byte
+	for _, m := range messages {
+		var err error
+		if b, err = AppendMessage(b, m); err != nil {
+			t.Fatal(err)
+		}
+		// What nobody knows and need not.
+		b = append(b, 0x40, 0x64, 0x03, 'x', 'y', 'z') // type 100
+	}
+	r := bufio.NewReader(bytes.NewReader(b))
+	for _, want := range messages {
+		got, err := ReadMessage(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(want, got); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+func TestMessagesRefused(t *testing.T) {
+	for name, tc := range map[string]struct{ bytes, err string }{
+		"unknown odd":   {"\x05\x00", ErrCriticalMessage.Error()},
+		"too long":      {"\x01\x80\x01\x00\x01", "allowed"},
+		"ping of 7":     {"\x02\x071234567", "want 8"},
+		"hello no JSON": {"\x01\x01{", "message 1"},
+		"cut short":     {"\x01\x05{}", "body"},
+		"end":           {"", "EOF"},
+	} {
+		m, err := ReadMessage(bufio.NewReader(strings.NewReader(tc.bytes)))
+		if err == nil || !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s: %+v, %v", name, m, err)
+		}
+	}
+	_, err := ReadMessage(bufio.NewReader(strings.NewReader("\x05\x00")))
+	if !errors.Is(err, ErrCriticalMessage) {
+		t.Error(err)
+	}
+	if _, err := AppendMessage(nil, Hello{Node: strings.Repeat("n", MaxControlMessage)}); err == nil {
+		t.Error("too long a message was written")
+	}
+}
+
+func FuzzReadMessage(f *testing.F) {
+	for _, m := range messages {
+		b, err := AppendMessage(nil, m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Add(quicvarint.Append([]byte{0x40, 0x64}, quicvarint.Max))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bufio.NewReader(bytes.NewReader(b))
+		for {
+			m, err := ReadMessage(r)
+			if err != nil {
+				return
+			}
+			again, err := AppendMessage(nil, m)
+			if err != nil {
+				// JSON may grow by escaping; only that may not be written.
+				if len(b) < MaxControlMessage/6 {
+					t.Fatal(err)
+				}
+				return
+			}
+			m2, err := ReadMessage(bufio.NewReader(bytes.NewReader(again)))
+			if d := cmp.Diff(m, m2); err != nil || d != "" {
+				t.Fatal(d, err)
+			}
+		}
+	})
+}
