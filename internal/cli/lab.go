@@ -162,11 +162,16 @@ func (t *labTarget) setCut(ctx context.Context, cut bool) error {
 	return s.SetCut(ctx, t.node, cut)
 }
 
+// rebootTimeout bounds the wait for rebooted nodes to be up; one takes seconds.
+const rebootTimeout = 5 * time.Minute
+
 // rebootNodes pulls every plug first and starts the nodes again afterwards, as
 // when the power of a site fails.
 func (a *app) rebootNodes(ctx context.Context, t *labTarget) error {
 	ctx, stop := interruptible(ctx)
 	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, rebootTimeout, fmt.Errorf("it took longer than %s", rebootTimeout))
+	defer cancel()
 	self, err := os.Executable()
 	if err != nil {
 		return err

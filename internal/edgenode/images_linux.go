@@ -20,9 +20,8 @@ const imageLook = 2 * time.Second
 // not, and goes on to look for new ones. first gets the outcome of the first
 // look: an archive that cannot be imported then is one whose pods cannot run.
 func (n *node) importImages(ctx context.Context, engine *supervise.Supervisor, first chan<- error) error {
-	if err := engine.WaitReady(ctx, ProgramContainerd); err != nil {
-		first <- err
-		return nil // the wait for containerd itself says why
+	if err := n.programs(ctx, engine, ProgramContainerd); err != nil {
+		return nil // ctx ended
 	}
 	dir := &image.Dir{
 		Paths:   n.spec.Images,

@@ -136,8 +136,9 @@ func (n *node) componentSpecs(in *configInput) ([]supervise.Spec, error) {
 			Name: ProgramKubeProxy, Path: n.spec.Programs[ProgramKubeProxy],
 			Args: []string{"--config=" + in.conf("kube-proxy.yaml")},
 			Env:  n.programEnv(), Dir: "/",
-			// livez, not healthz: that one fails while a node is being deleted.
-			Ready: health(kubeProxyHealth, "/livez"), ReadyTimeout: programStart,
+			// livez, not healthz: that one fails while a node is being deleted. No
+			// time limit: kube-proxy waits for its Node, for as long as a cut lasts.
+			Ready:    health(kubeProxyHealth, "/livez"),
 			Revision: revision(proxy),
 		},
 		{

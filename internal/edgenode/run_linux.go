@@ -221,7 +221,9 @@ func (n *node) serve(ctx context.Context, g *errgroup.Group, engine *supervise.S
 	if err != nil {
 		return err
 	}
-	return n.awaitRunning(ctx, engine, components, images, certified, network)
+	return n.awaitRunning(ctx, ready{
+		engine: engine, components: components, images: images, certified: certified, network: network, tunnel: tunnel,
+	})
 }
 
 // startAgent connects the node to its cluster.
@@ -321,35 +323,114 @@ func (n *node) renewLocal(ctx context.Context, local *localPKI) error {
 	return nil
 }
 
+// cutPatience is how long a node that has joined before is given to reach its
+// gateway before it counts as cut off: a handshake takes a fraction of a second,
+// a lost packet one or two more.
+const cutPatience = 10 * time.Second
+
+// ready is what awaitRunning waits for.
+type ready struct {
+	engine, components *supervise.Supervisor
+	images             <-chan error
+	certified, network <-chan struct{}
+	tunnel             *agent.Agent
+}
+
 // awaitRunning says when the node is up: its programs are healthy, its images
-// there, its pod network written and its kubelet certified.
-func (n *node) awaitRunning(ctx context.Context, engine, components *supervise.Supervisor, images <-chan error, certified, network <-chan struct{}) error {
-	waits := []struct {
-		step, next string
+// there, its pod network written and its kubelet certified. A node that has
+// joined before and is cut off is up without what only the cluster can give.
+func (n *node) awaitRunning(ctx context.Context, r ready) error {
+	var doubts []string
+	doubt := func(err error) error {
+		if err != nil && ctx.Err() == nil {
+			doubts = append(doubts, err.Error())
+			n.log.Error("the node comes up without", "error", err)
+			return nil
+		}
+		return err
+	}
+	again := r.connectedOrCut(ctx, n.podCIDRs.Load() != nil)
+	steps := []struct {
+		name, next string
 		wait       func() error
 	}{
-		{"runtime", "importing images", func() error { return engine.WaitReady(ctx) }},
-		{"images", "starting kubelet, kube-proxy and CoreDNS", func() error { return receive(ctx, images) }},
-		{"components", "waiting for the cluster to give the node its pod addresses", func() error { return components.WaitReady(ctx) }},
-		{"network", "waiting for the kubelet's certificate", func() error { return receive(ctx, network) }},
-		{"certified", "", func() error { return receive(ctx, certified) }},
+		{"runtime", "importing images", func() error { return n.programs(ctx, r.engine, ProgramContainerd) }},
+		{"images", "starting kubelet, kube-proxy and CoreDNS", func() error { return doubt(receive(ctx, r.images)) }},
+		{"components", "waiting for kube-proxy to know the cluster's services", func() error {
+			return n.programs(ctx, r.components, ProgramKubelet, ProgramCoreDNS)
+		}},
+		{"services", "waiting for the cluster to give the node its pod addresses", func() error {
+			return n.programs(again, r.components, ProgramKubeProxy)
+		}},
+		{"network", "waiting for the kubelet's certificate", func() error { return receive(again, r.network) }},
+		{"certified", "", func() error { return receive(again, r.certified) }},
 	}
-	for _, w := range waits {
-		if err := w.wait(); err != nil {
-			if ctx.Err() != nil {
-				return nil
+	up := func(but ...string) {
+		n.status.update(func(s *Status) {
+			s.Phase, s.Message = PhaseRunning, "the node is up"
+			if s.Running.IsZero() {
+				s.Running = time.Now()
 			}
-			// A program that keeps failing is tried again and again; its last
-			// words are worth showing meanwhile.
-			n.log.Error("not up yet", "step", w.step, "error", err)
+			if but = append(doubts, but...); len(but) > 0 {
+				s.Message += ", but " + strings.Join(but, "; ")
+			}
+		})
+	}
+	for _, s := range steps {
+		err := s.wait()
+		if errors.Is(err, errCut) && ctx.Err() == nil {
+			n.log.Warn("the node is cut off from its cluster", "waiting_for", s.name)
+			up("it is cut off from its cluster: what needs the cluster starts once the link is back")
+			again = ctx // from here on as long as it takes
+			err = s.wait()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
-		n.status.step(w.step, w.next)
+		n.status.step(s.name, s.next)
 	}
-	n.status.update(func(s *Status) {
-		s.Phase, s.Message, s.Running = PhaseRunning, "the node is up", time.Now()
-	})
+	up()
 	return nil
+}
+
+// errCut ends a wait for something that only the cluster can give.
+var errCut = errors.New("cut off from the cluster")
+
+// connectedOrCut returns a context that ends with errCut if a node that has
+// joined before has no session after cutPatience.
+func (r ready) connectedOrCut(ctx context.Context, joinedBefore bool) context.Context {
+	if !joinedBefore {
+		return ctx
+	}
+	ctx, cut := context.WithCancelCause(ctx)
+	time.AfterFunc(cutPatience, func() {
+		if _, ok := r.tunnel.Connected(); !ok {
+			cut(errCut)
+		}
+	})
+	return ctx
+}
+
+// programs waits for programs to be healthy. One that keeps failing is tried
+// again and again by its supervisor; its last words are shown meanwhile.
+func (n *node) programs(ctx context.Context, s *supervise.Supervisor, names ...string) error {
+	for {
+		err := s.WaitReady(ctx, names...)
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		n.log.Error("not up yet", "error", err)
+		n.status.update(func(s *Status) { s.Message = err.Error() })
+		if err := n.wait(ctx, joinRetry); err != nil {
+			return err
+		}
+	}
 }
 
 // receive waits for a value or the end of a channel.

@@ -149,7 +149,7 @@ const networkProbe = `table ip edge_probe {
 	map m { type ipv4_addr . inet_proto . inet_service : verdict; }
 	chain nat { type nat hook postrouting priority srcnat; meta l4proto tcp masquerade fully-random; }
 	chain pre { type nat hook prerouting priority dstnat; fib daddr type local numgen random mod 2 vmap { 0 : accept, 1 : accept }; }
-	chain fwd { type filter hook forward priority filter; ct state established,related accept; }
+	chain through { type filter hook forward priority filter; ct state established,related accept; }
 }
 `
 
