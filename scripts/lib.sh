@@ -16,10 +16,10 @@ use_built_provider() {
 provider_installation {
   filesystem_mirror {
     path    = "$work/mirror"
-    include = ["*/edgewright/edge"]
+    include = ["edgewright/edge"]
   }
   direct {
-    exclude = ["*/edgewright/edge"]
+    exclude = ["edgewright/edge"]
   }
 }
 RC

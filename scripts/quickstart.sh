@@ -34,7 +34,7 @@ k get pods -o wide
 step "a log line of the pod in tokyo, through the tunnel"
 k logs deploy/web-tokyo --tail=1
 step "an exec in the pod in tokyo, through the tunnel"
-k exec deploy/web-tokyo -- /agnhost --help > /dev/null && k get pods -l edgewright.dev/pool=tokyo -o name
-k exec deploy/web-tokyo -- printenv SITE
+k exec deploy/web-tokyo -- hostname
+k exec deploy/web-tokyo -- env | grep ^SITE=
 
 printf '\nIt is left running. `make quickstart-destroy` removes it.\n'

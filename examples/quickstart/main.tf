@@ -49,7 +49,7 @@ resource "edge_unit_deployment" "web" {
   template = {
     containers = {
       web = {
-        image = "registry.k8s.io/e2e-test-images/agnhost:2.59"
+        image = "registry.k8s.io/e2e-test-images/agnhost:2.63.0"
         args  = ["netexec", "--http-port=8080"]
         ports = { http = { port = 8080 } }
       }
@@ -78,7 +78,7 @@ output "next" {
     edge status quickstart                                   # nodes and their tunnel
     edge kubectl -c quickstart get nodes,pods -o wide
     edge kubectl -c quickstart logs deploy/web-tokyo         # through the tunnel
-    edge kubectl -c quickstart exec deploy/web-tokyo -- printenv SITE
+    edge kubectl -c quickstart exec deploy/web-tokyo -- env                 
     sudo edge lab cut quickstart tokyo                       # cut a site off, watch, and
     sudo edge lab restore quickstart tokyo                   # bring it back
   EOT

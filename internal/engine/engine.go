@@ -101,6 +101,9 @@ func DefaultStateDir(getenv func(string) string) (string, error) {
 // StateDir is the absolute path of the state directory in use.
 func (e *Engine) StateDir() string { return e.opts.StateDir }
 
+// ImageDir is the directory of archives that local nodes import.
+func (e *Engine) ImageDir() string { return e.state.images() }
+
 func (e *Engine) componentStore() (*component.Store, error) {
 	c := &e.components
 	c.once.Do(func() { c.store, c.err = component.Open(e.opts.Components) })

@@ -83,6 +83,8 @@ type EdgeNodeStatus struct {
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
 	// Connected says whether a gateway holds a session of the node.
 	// +optional
+	// +optional
+	// +kubebuilder:default=false
 	Connected bool `json:"connected"`
 	// LastConnected is when the session was last seen to begin or end.
 	LastConnected *metav1.Time `json:"lastConnected,omitempty"`

@@ -166,10 +166,16 @@ type UnitDeploymentStatus struct {
 	// Units counts the pools asked for; ReadyUnits those whose rollout is
 	// complete; CutUnits those whose pool holds no connected node.
 	// +optional
+	// +optional
+	// +kubebuilder:default=0
 	Units int32 `json:"units"`
 	// +optional
+	// +optional
+	// +kubebuilder:default=0
 	ReadyUnits int32 `json:"readyUnits"`
 	// +optional
+	// +optional
+	// +kubebuilder:default=0
 	CutUnits int32 `json:"cutUnits"`
 	// Pools tells each unit's state.
 	// +listType=map
@@ -203,12 +209,18 @@ const (
 
 // UnitStatus is the state of the unit in one pool.
 type UnitStatus struct {
-	Name            string    `json:"name"`
-	State           UnitState `json:"state"`
-	Workload        string    `json:"workload,omitempty"`
-	Replicas        int32     `json:"replicas"`
-	UpdatedReplicas int32     `json:"updatedReplicas"`
-	ReadyReplicas   int32     `json:"readyReplicas"`
+	Name     string    `json:"name"`
+	State    UnitState `json:"state"`
+	Workload string    `json:"workload,omitempty"`
+	// +optional
+	// +kubebuilder:default=0
+	Replicas int32 `json:"replicas"`
+	// +optional
+	// +kubebuilder:default=0
+	UpdatedReplicas int32 `json:"updatedReplicas"`
+	// +optional
+	// +kubebuilder:default=0
+	ReadyReplicas int32 `json:"readyReplicas"`
 	// Message says what holds a unit up: an event's or a container's own text.
 	Message string `json:"message,omitempty"`
 }

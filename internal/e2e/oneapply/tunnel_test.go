@@ -1,0 +1,255 @@
+//go:build linux
+
+package oneapply
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/e2e/rig"
+)
+
+// tunnelled shows that every operation of kubectl works for every node although
+// nothing on the cloud side can dial one.
+func tunnelled(t *testing.T, r *rig.Rig, _ string) {
+	for _, n := range get[nodeList](t, r, "nodes").Items {
+		for _, a := range n.Status.Addresses {
+			if a.Type != "InternalIP" {
+				continue
+			}
+			d := net.Dialer{Timeout: time.Second}
+			if c, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort(a.Address, "10250")); err == nil {
+				c.Close()
+				t.Errorf("node %s can be dialled from the cloud side at %s", n.Metadata.Name, a.Address)
+			}
+		}
+	}
+	for node, pool := range quickstartNodes {
+		t.Run(node, func(t *testing.T) {
+			pod, ip := podOn(t, r, node)
+			d := net.Dialer{Timeout: time.Second}
+			if c, err := d.DialContext(t.Context(), "tcp", net.JoinHostPort(ip, "8080")); err == nil {
+				c.Close()
+				t.Errorf("pod %s can be dialled from the cloud side", pod)
+			}
+			if out := r.Kubectl(t, quickstart, "logs", pod); strings.TrimSpace(out) == "" {
+				t.Error("logs: nothing")
+			}
+			contains(t, r.Kubectl(t, quickstart, "exec", pod, "--", "env"), "SITE="+pool+"\n")
+			copies(t, r, pod)
+			attaches(t, r, pod)
+			forwards(t, r, pod)
+			if out := r.Kubectl(t, quickstart, "get", "--raw", "/api/v1/namespaces/default/pods/"+pod+":8080/proxy/hostname"); strings.TrimSpace(out) != pod {
+				t.Errorf("pods proxy: %q, want %q", out, pod)
+			}
+			if out := r.Kubectl(t, quickstart, "get", "--raw", "/api/v1/nodes/"+node+"/proxy/healthz"); strings.TrimSpace(out) != "ok" {
+				t.Errorf("nodes proxy: %q", out)
+			}
+		})
+	}
+	if out := r.Kubectl(t, quickstart, "get", "--raw", "/api/v1/namespaces/default/services/web:80/proxy/hostname"); !strings.HasPrefix(out, "web-") {
+		t.Errorf("services proxy: %q", out)
+	}
+	webhook(t, r)
+}
+
+// copies sends 3 MiB there and back.
+func copies(t *testing.T, r *rig.Rig, pod string) {
+	t.Helper()
+	src := filepath.Join(t.TempDir(), "blob")
+	content := bytes.Repeat([]byte("edge\x00\xff"), 512<<10)
+	if err := os.WriteFile(src, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.Kubectl(t, quickstart, "cp", src, "default/"+pod+":/tmp/blob")
+	r.Kubectl(t, quickstart, "cp", "default/"+pod+":/tmp/blob", src+".back")
+	back, err := os.ReadFile(src + ".back")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(back, content) {
+		t.Errorf("cp: %d bytes came back, want the same %d", len(back), len(content))
+	}
+}
+
+// attaches reads what a container prints while attached to it.
+func attaches(t *testing.T, r *rig.Rig, pod string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Edge, "kubectl", "-c", quickstart, "attach", pod)
+	cmd.Env = append(os.Environ(), "EDGE_STATE_DIR="+r.StateDir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make(chan string, 1)
+	go func() {
+		s := bufio.NewScanner(out)
+		for s.Scan() {
+			if strings.Contains(s.Text(), "/echo") {
+				line <- s.Text()
+				return
+			}
+		}
+		line <- ""
+	}()
+	// netexec logs each request, so there is something to see.
+	var got string
+	for got == "" && ctx.Err() == nil {
+		r.TryEdge(t, "kubectl", "-c", quickstart, "get", "--raw", "/api/v1/namespaces/default/pods/"+pod+":8080/proxy/echo?msg=hello")
+		select {
+		case got = <-line:
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+	cancel()
+	_ = cmd.Wait() // it was interrupted
+	if got == "" {
+		t.Error("attach: nothing was seen of what the container prints")
+	}
+}
+
+var forwarding = regexp.MustCompile(`Forwarding from 127\.0\.0\.1:(\d+)`)
+
+// forwards fetches a page through kubectl port-forward.
+func forwards(t *testing.T, r *rig.Rig, pod string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, r.Edge, "kubectl", "-c", quickstart, "port-forward", "pod/"+pod, ":8080")
+	cmd.Env = append(os.Environ(), "EDGE_STATE_DIR="+r.StateDir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		cancel()
+		_ = cmd.Wait() // it was interrupted
+	}()
+	s := bufio.NewScanner(out)
+	for s.Scan() {
+		m := forwarding.FindStringSubmatch(s.Text())
+		if m == nil {
+			continue
+		}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:"+m[1]+"/hostname", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Errorf("port-forward: %v", err)
+			return
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || strings.TrimSpace(string(body)) != pod {
+			t.Errorf("port-forward: %q, %v; want %q", body, err, pod)
+		}
+		return
+	}
+	t.Error("port-forward: kubectl did not say where it listens")
+}
+
+// podNetwork shows what a pod reaches: pods of its pool on another node,
+// Services, names, and the API, which is reached only through the tunnel.
+func podNetwork(t *testing.T, r *rig.Rig) {
+	one, _ := podOn(t, r, "berlin-1")
+	two, ip := podOn(t, r, "berlin-2")
+	connect := func(pod, target string) error {
+		res := r.TryEdge(t, "kubectl", "-c", quickstart, "exec", pod, "--", "/agnhost", "connect", "--timeout=5s", target)
+		if res.Err != nil {
+			return fmt.Errorf("%s to %s: %w: %s%s", pod, target, res.Err, res.Stdout, res.Stderr)
+		}
+		return nil
+	}
+	for _, target := range []string{
+		ip + ":8080", // the other node of the pool
+		"web:80",     // a Service by its short name
+		"web.default.svc.cluster.local:80",
+		"kubernetes.default:443", // the API
+	} {
+		if err := connect(one, target); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := connect(two, "kubernetes.default:443"); err != nil {
+		t.Error(err)
+	}
+
+	// Cut berlin-1's own link inside its site: the API must be gone for its
+	// pods, which shows that there is no other way to it.
+	res := r.AsRoot(t, r.Edge, "lab", "cut", quickstart, "tokyo")
+	if res.Err != nil {
+		t.Fatalf("lab cut: %s%s", res.Stdout, res.Stderr)
+	}
+	defer func() {
+		if res := r.AsRoot(t, r.Edge, "lab", "restore", quickstart, "tokyo"); res.Err != nil {
+			t.Fatalf("lab restore: %s%s", res.Stdout, res.Stderr)
+		}
+		rig.Eventually(t, 60*time.Second, "the tunnel of tokyo-1 is back", func() error {
+			pod, _ := podOn(t, r, "tokyo-1")
+			return connect(pod, "kubernetes.default:443")
+		})
+	}()
+	rig.Eventually(t, 90*time.Second, "tokyo-1 is seen to be cut", func() error {
+		if out := r.Kubectl(t, quickstart, "get", "edgenode", "tokyo-1", "-o", "jsonpath={.status.connected}"); out == "true" {
+			return fmt.Errorf("connected is %s", out)
+		}
+		return nil
+	})
+	// The operator's own way in is the tunnel too, so what the node can reach is
+	// asked from inside its network namespace.
+	uid := strings.TrimSpace(r.Kubectl(t, quickstart, "get", "configmap", "-n", "edge-system", "cluster", "-o", "jsonpath={.data.id}"))
+	uid = uid[strings.LastIndexByte(uid, '-')+1:]
+	service := strings.TrimSpace(r.Kubectl(t, quickstart, "get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"))
+	inside := r.AsRoot(t, "nsenter", "--net=/run/netns/edge-"+uid+"-n-tokyo-1", "curl", "-sk", "--max-time", "3", "https://"+service+"/healthz")
+	if inside.Err == nil {
+		t.Errorf("the API answers a node that is cut off: %s", inside.Stdout)
+	}
+}
+
+// webhook shows that the apiserver calls an admission webhook served by a pod of
+// an edge node: its dials go through the tunnel by pod address.
+func webhook(t *testing.T, r *rig.Rig) {
+	t.Helper()
+	const ns = "edge-webhook"
+	manifest := webhookManifest(t, ns)
+	path := filepath.Join(t.TempDir(), "webhook.yaml")
+	if err := os.WriteFile(path, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.Kubectl(t, quickstart, "apply", "-f", path)
+	defer r.Kubectl(t, quickstart, "delete", "-f", path, "--wait=false")
+	r.Kubectl(t, quickstart, "wait", "-n", ns, "pod/webhook", "--for=condition=Ready", "--timeout=60s")
+	rig.Eventually(t, 30*time.Second, "the webhook is called", func() error {
+		res := r.TryEdge(t, "kubectl", "-c", quickstart, "create", "configmap", "probe", "-n", ns, "--from-literal=a=b", "--dry-run=server")
+		if res.Err == nil {
+			return fmt.Errorf("the request was admitted")
+		}
+		if !strings.Contains(res.Stderr, "this webhook denies all requests") {
+			return fmt.Errorf("refused, but not by the webhook: %s", res.Stderr)
+		}
+		return nil
+	})
+}

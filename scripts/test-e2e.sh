@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs end-to-end tests against real clusters: one package after the other, for
+# they share this machine's two or four cores.
+#   test-e2e.sh <package pattern> ...
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export TF_ACC_TERRAFORM_PATH=${TF_ACC_TERRAFORM_PATH:-$(scripts/terraform.sh)}
+exec go test -count=1 -p 1 -v -timeout 40m "$@"
