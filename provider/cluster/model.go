@@ -97,7 +97,7 @@ func (m *model) spec(ctx context.Context) (engine.ClusterSpec, error) {
 // refresh writes what the engine knows of a cluster over m.
 func refresh(ctx context.Context, m *model, c *engine.Cluster) diag.Diagnostics {
 	var diags diag.Diagnostics
-	m.ID = types.StringValue(c.ID)
+	m.ID = entity.SameCluster(m.ID, c.ID)
 	m.Name = types.StringValue(c.Spec.Name)
 	m.Version = spelling.Version{StringValue: entity.Text(c.Spec.Version)}
 	m.Local = types.ObjectValueMust(map[string]attr.Type{}, map[string]attr.Value{})
