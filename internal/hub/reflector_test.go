@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 type watched struct {
 	cache.Store
 	changed chan struct{}
+	// synced is the resourceVersion of the last list, streamed or not.
+	synced atomic.Value
 }
 
 func (w *watched) tell(err error) error {
@@ -28,10 +31,13 @@ func (w *watched) tell(err error) error {
 	}
 	return err
 }
-func (w *watched) Add(o any) error                  { return w.tell(w.Store.Add(o)) }
-func (w *watched) Update(o any) error               { return w.tell(w.Store.Update(o)) }
-func (w *watched) Delete(o any) error               { return w.tell(w.Store.Delete(o)) }
-func (w *watched) Replace(o []any, rv string) error { return w.tell(w.Store.Replace(o, rv)) }
+func (w *watched) Add(o any) error    { return w.tell(w.Store.Add(o)) }
+func (w *watched) Update(o any) error { return w.tell(w.Store.Update(o)) }
+func (w *watched) Delete(o any) error { return w.tell(w.Store.Delete(o)) }
+func (w *watched) Replace(o []any, rv string) error {
+	w.synced.Store(rv)
+	return w.tell(w.Store.Replace(o, rv))
+}
 
 // until waits for the store to satisfy the condition.
 func (w *watched) until(t *testing.T, what string, condition func(*watched) bool) {
@@ -116,7 +122,7 @@ func reflect(t *testing.T, media string, watchList, real bool) {
 	defer func() { cancel(); <-done }()
 
 	store.until(t, "first sync", holds("a=10.0.0.1", "b=10.0.0.2"))
-	if got := reflector.LastSyncResourceVersion(); got != fmt.Sprint(r.api.version) {
+	if got := store.synced.Load(); got != fmt.Sprint(r.api.version) {
 		t.Errorf("synced at %s, the apiserver is at %d", got, r.api.version)
 	}
 	synced := len(r.api.sawAll())

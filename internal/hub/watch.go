@@ -2,6 +2,8 @@ package hub
 
 import (
 	"io"
+
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 )
 
 // injection is when a watch gets the synthetic slice as an ADDED event.
@@ -86,12 +88,22 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 // convert replaces an event about a stored default/kubernetes, whatever happened
 // to it, by one that says what the client shall hold: the synthetic slice, at
 // the event's resourceVersion. Among initial events it is left out, because the
-// synthetic one is still to come.
+// synthetic one is still to come, or was sent with a later version.
 func (wr *watchRewriter) convert(codec watchCodec, event watchEvent, waiting bool) ([]byte, error) {
-	if waiting || !wr.matches {
+	if waiting || !wr.matches || wr.past(event.meta.ResourceVersion) {
 		return nil, nil
 	}
 	return wr.event(codec, "MODIFIED", event.meta.ResourceVersion)
+}
+
+// past says whether the slice was sent first with this version or a later one:
+// an object never goes back.
+func (wr *watchRewriter) past(resourceVersion string) bool {
+	if wr.inject != injectFirst {
+		return false
+	}
+	order, err := resourceversion.CompareResourceVersion(resourceVersion, wr.firstVersion)
+	return err == nil && order <= 0
 }
 
 func (wr *watchRewriter) event(codec watchCodec, kind, resourceVersion string) ([]byte, error) {
