@@ -46,10 +46,10 @@ func claimedNode(csr *certificatesv1.CertificateSigningRequest) (name string, ou
 	switch csr.Spec.SignerName {
 	case certificatesv1.KubeAPIServerClientSignerName,
 		certificatesv1.KubeAPIServerClientKubeletSignerName,
-		certificatesv1.KubeletServingSignerName,
-		legacySignerName:
+		certificatesv1.KubeletServingSignerName:
 	default:
-		// Other signers' certificates are worth nothing at the apiserver.
+		// Other signers' certificates are worth nothing at the apiserver (and
+		// certificates.k8s.io/v1 knows no kubernetes.io/legacy-unknown).
 		return "", false
 	}
 	req, err := enroll.ParseCSR(csr.Spec.Request)
@@ -70,10 +70,6 @@ func claimedNode(csr *certificatesv1.CertificateSigningRequest) (name string, ou
 	}
 	return "", false
 }
-
-// legacySignerName signs with the same CA as the others when approved, and
-// checks nothing. We never approve for it.
-const legacySignerName = "kubernetes.io/legacy-unknown"
 
 // Decide says what becomes of a certificate request, given the enrolment
 // record of the node whose name it claims (nil if there is none). A request is

@@ -304,5 +304,13 @@ func wantForbidden(t *testing.T, err error, part string) {
 
 var errNotYet = errors.New("not yet")
 
+// pastGrace puts the clock past the time after a start in which nodes that are
+// not connected yet count as connected. Some node must be there already: the
+// controllers have then started.
+func (w *world) pastGrace(t *testing.T) {
+	t.Helper()
+	w.clock.offset.Store(int64(time.Minute))
+}
+
 // crcOf makes the check digits of a token's body.
 func crcOf(body string) string { return fmt.Sprintf("%08x", crc32.ChecksumIEEE([]byte(body))) }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
@@ -41,6 +43,7 @@ type world struct {
 	kicks     *kickLog
 	tokens    *enroll.Store
 	service   *enroll.Service
+	clock     *offsetClock
 	// ended is closed when the controllers have, with runErr.
 	ended  chan struct{}
 	runErr error
@@ -94,7 +97,7 @@ func newWorld(ctx context.Context, server *apitest.Server) (*world, func() error
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	w := &world{server: server, sessions: newFakeSessions(), kicks: &kickLog{}}
+	w := &world{server: server, sessions: newFakeSessions(), kicks: &kickLog{}, clock: &offsetClock{}}
 	var err error
 	if w.adminConf, err = server.Admin(); err != nil {
 		return nil, nil, err
@@ -138,7 +141,7 @@ func newWorld(ctx context.Context, server *apitest.Server) (*world, func() error
 	go func() {
 		defer close(w.ended)
 		w.runErr = controllers.Run(runCtx, controllers.Config{
-			RESTConfig: identity, Sessions: w.sessions, Kick: w.kicks.kick, Logger: logger,
+			RESTConfig: identity, Sessions: w.sessions, Kick: w.kicks.kick, Logger: logger, Clock: w.clock,
 		})
 	}()
 	return w, func() error {
@@ -192,3 +195,15 @@ func (k *kickLog) of(node string) []string {
 	defer k.mu.Unlock()
 	return append([]string(nil), k.kicks[node]...)
 }
+
+// offsetClock is the real clock, and may be put forward.
+type offsetClock struct {
+	clock.RealClock
+	offset atomic.Int64 // nanoseconds
+}
+
+func (c *offsetClock) Now() time.Time {
+	return c.RealClock.Now().Add(time.Duration(c.offset.Load()))
+}
+
+func (c *offsetClock) Since(at time.Time) time.Duration { return c.Now().Sub(at) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,6 +14,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -138,9 +141,9 @@ func (r *unitReconciler) Reconcile(ctx context.Context, request reconcile.Reques
 	var again time.Duration
 	keep := map[string]bool{}
 	for i := range ud.Spec.Pools {
-		facts, err := r.reconcileUnit(ctx, &ud, &ud.Spec.Pools[i])
-		if err != nil {
-			errs = append(errs, err)
+		facts := r.reconcileUnit(ctx, &ud, &ud.Spec.Pools[i])
+		if facts.unapplied != nil {
+			errs = append(errs, facts.unapplied)
 		}
 		if facts.poolKnown {
 			keep[workloadName(&ud, facts.pool.Name)] = true
@@ -153,34 +156,39 @@ func (r *unitReconciler) Reconcile(ctx context.Context, request reconcile.Reques
 	if err := r.removeOthers(ctx, &ud, keep); err != nil {
 		errs = append(errs, err)
 	}
-	trouble, err := r.reconcileService(ctx, &ud)
-	if err != nil {
-		errs = append(errs, err)
+	trouble, serviceErr := r.reconcileService(ctx, &ud)
+	if serviceErr != nil {
+		errs = append(errs, serviceErr)
 	}
 	if trouble != "" {
 		again = troubleRetry
 	}
-	if err := r.writeStatus(ctx, &ud, units, trouble); err != nil {
+	if err := r.writeStatus(ctx, &ud, units, trouble, serviceErr); err != nil {
 		errs = append(errs, err)
 	}
 	return reconcile.Result{RequeueAfter: again}, errors.Join(errs...)
 }
 
-// reconcileUnit makes one unit's workload and gathers what is known of it. The
-// facts are always returned; with an error they may be incomplete.
-func (r *unitReconciler) reconcileUnit(ctx context.Context, ud *v1alpha1.UnitDeployment, pool *v1alpha1.UnitPool) (*unitFacts, error) {
+// reconcileUnit makes one unit's workload and gathers what is known of it.
+func (r *unitReconciler) reconcileUnit(ctx context.Context, ud *v1alpha1.UnitDeployment, pool *v1alpha1.UnitPool) *unitFacts {
 	facts := &unitFacts{pool: pool}
+	facts.unapplied = r.gatherUnit(ctx, ud, facts)
+	return facts
+}
+
+func (r *unitReconciler) gatherUnit(ctx context.Context, ud *v1alpha1.UnitDeployment, facts *unitFacts) error {
+	pool := facts.pool
 	err := r.client.Get(ctx, client.ObjectKey{Name: pool.Name}, &v1alpha1.NodePool{})
 	if apierrors.IsNotFound(err) {
-		return facts, nil
+		return nil
 	}
 	facts.poolKnown = true
 	if err != nil {
-		return facts, fmt.Errorf("read pool %s: %w", pool.Name, err)
+		return fmt.Errorf("read pool %s: %w", pool.Name, err)
 	}
 	var nodes v1alpha1.EdgeNodeList
 	if err := r.client.List(ctx, &nodes, client.MatchingFields{indexNodePool: pool.Name}); err != nil {
-		return facts, fmt.Errorf("list nodes of pool %s: %w", pool.Name, err)
+		return fmt.Errorf("list nodes of pool %s: %w", pool.Name, err)
 	}
 	for i := range nodes.Items {
 		if nodes.Items[i].Status.Key != "" {
@@ -193,35 +201,37 @@ func (r *unitReconciler) reconcileUnit(ctx context.Context, ud *v1alpha1.UnitDep
 	want, err := buildWorkload(ud, pool)
 	if err != nil {
 		facts.trouble = err.Error()
-		return facts, nil
-	}
-	var have appsv1.Deployment
-	err = r.client.Get(ctx, client.ObjectKeyFromObject(want), &have)
-	if client.IgnoreNotFound(err) != nil {
-		return facts, fmt.Errorf("read workload %s/%s: %w", want.Namespace, want.Name, err)
-	}
-	if err == nil {
-		facts.workload = &have
-	}
-	facts.trouble, err = r.applyOwned(ctx, ud, want, facts.workloadObject())
-	if err != nil || facts.trouble != "" || facts.workload == nil {
-		return facts, err
-	}
-	return facts, r.readPods(ctx, facts)
-}
-
-// workloadObject avoids an interface that holds a nil pointer.
-func (f *unitFacts) workloadObject() client.Object {
-	if f.workload == nil {
 		return nil
 	}
-	return f.workload
+	var have client.Object
+	var workload appsv1.Deployment
+	switch err := r.client.Get(ctx, client.ObjectKeyFromObject(want), &workload); {
+	case err == nil:
+		have = &workload
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("read workload %s/%s: %w", want.Namespace, want.Name, err)
+	}
+	result, trouble, err := r.applyOwned(ctx, ud, want, have)
+	if err != nil || trouble != "" {
+		facts.trouble = trouble
+		return err
+	}
+	if result != nil {
+		// The cache is behind what was just written.
+		workload = appsv1.Deployment{}
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructured(result.Object, &workload); err != nil {
+			return fmt.Errorf("read applied workload %s/%s: %w", want.Namespace, want.Name, err)
+		}
+	}
+	facts.workload = &workload
+	return r.readPods(ctx, facts)
 }
 
 // applyOwned applies an object of ud unless it is as it was when last applied.
-// have is what is there, nil for nothing. The text is what the user must mend;
-// the error is worth trying again.
-func (r *unitReconciler) applyOwned(ctx context.Context, ud *v1alpha1.UnitDeployment, want, have client.Object) (string, error) {
+// have is what is there, nil for nothing. It returns the object as applied, nil
+// where nothing had to be. The text is what the user must mend; the error is
+// worth trying again.
+func (r *unitReconciler) applyOwned(ctx context.Context, ud *v1alpha1.UnitDeployment, want, have client.Object) (*unstructured.Unstructured, string, error) {
 	kind := want.GetObjectKind().GroupVersionKind().Kind
 	name := want.GetNamespace() + "/" + want.GetName()
 	if have == nil {
@@ -231,33 +241,41 @@ func (r *unitReconciler) applyOwned(ctx context.Context, ud *v1alpha1.UnitDeploy
 		found.SetGroupVersionKind(want.GetObjectKind().GroupVersionKind())
 		err := r.live.Get(ctx, client.ObjectKeyFromObject(want), found)
 		if client.IgnoreNotFound(err) != nil {
-			return "", fmt.Errorf("look for %s %s: %w", kind, name, err)
+			return nil, "", fmt.Errorf("look for %s %s: %w", kind, name, err)
 		}
 		if err == nil {
 			have = found
 		}
 	}
 	if have != nil && !madeBy(have, ud) {
-		return fmt.Sprintf("%s %s exists and was not made by this unit deployment", kind, name), nil
+		return nil, fmt.Sprintf("%s %s exists and was not made by this unit deployment", kind, name), nil
 	}
 	owner := client.ObjectKeyFromObject(ud)
 	mark, err := newAppliedMark(want)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	if have != nil && r.applied.holds(owner, want, have, mark) {
-		return "", nil
+		return nil, "", nil
 	}
 	result, err := apply(ctx, r.client, want)
 	switch {
-	case apierrors.IsInvalid(err), apierrors.IsBadRequest(err), apierrors.IsForbidden(err), apierrors.IsAlreadyExists(err):
-		return fmt.Sprintf("%s %s: %s", kind, name, err.Error()), nil
+	case refused(err):
+		return nil, fmt.Sprintf("%s %s: %s", kind, name, err.Error()), nil
 	case err != nil:
-		return "", fmt.Errorf("apply %s %s: %w", kind, name, err)
+		return nil, "", fmt.Errorf("apply %s %s: %w", kind, name, err)
 	}
 	r.applied.remember(owner, want, result, mark)
 	r.log.Info("unit applied", "unit_deployment", owner, "kind", kind, "name", want.GetName())
-	return "", nil
+	return result, "", nil
+}
+
+// refused says whether the apiserver will go on refusing an apply until
+// somebody changes something. A list with two entries of one key is told by
+// server-side apply as an internal error without a reason of its own.
+func refused(err error) bool {
+	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err) || apierrors.IsForbidden(err) || apierrors.IsAlreadyExists(err) ||
+		(err != nil && strings.Contains(err.Error(), "failed to create typed patch object"))
 }
 
 // readPods finds the pods of the workload's present template and, if one of
@@ -363,15 +381,17 @@ func (r *unitReconciler) reconcileService(ctx context.Context, ud *v1alpha1.Unit
 		}
 		return "", nil
 	}
+	var current client.Object
 	if exists {
-		return r.applyOwned(ctx, ud, want, &have)
+		current = &have
 	}
-	return r.applyOwned(ctx, ud, want, nil)
+	_, trouble, err := r.applyOwned(ctx, ud, want, current)
+	return trouble, err
 }
 
-func (r *unitReconciler) writeStatus(ctx context.Context, ud *v1alpha1.UnitDeployment, units []v1alpha1.UnitStatus, trouble string) error {
+func (r *unitReconciler) writeStatus(ctx context.Context, ud *v1alpha1.UnitDeployment, units []v1alpha1.UnitStatus, trouble string, unapplied error) error {
 	before := ud.DeepCopy()
-	status, conditions := summarize(ud, units, trouble)
+	status, conditions := summarize(ud, units, trouble, unapplied)
 	status.Conditions = before.DeepCopy().Status.Conditions
 	for _, condition := range conditions {
 		condition.ObservedGeneration = ud.Generation

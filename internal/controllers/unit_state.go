@@ -47,10 +47,13 @@ type unitFacts struct {
 	nodes     int
 	connected int
 	// trouble is what keeps the workload from being made, for the user.
-	trouble  string
-	workload *appsv1.Deployment // nil: not there yet
-	current  *appsv1.ReplicaSet // of the workload's present template; nil: not there yet
-	pods     []corev1.Pod       // of current
+	trouble string
+	// unapplied says that the workload may not be as it should be, for a reason
+	// that may pass: what it reports is then of something else.
+	unapplied error
+	workload  *appsv1.Deployment // nil: not there yet
+	current   *appsv1.ReplicaSet // of the workload's present template; nil: not there yet
+	pods      []corev1.Pod       // of current
 	// event is the text of the newest warning about the failing pod, if any.
 	event string
 }
@@ -71,7 +74,7 @@ func unitStatus(facts *unitFacts) v1alpha1.UnitStatus {
 	case facts.trouble != "":
 		status.State, status.Message = v1alpha1.UnitFailed, clip(facts.trouble)
 		return status
-	case rolledOut(facts.workload) && status.Replicas == 0:
+	case facts.done() && status.Replicas == 0:
 		status.State = v1alpha1.UnitReady
 		return status
 	case facts.connected == 0 && facts.nodes == 0:
@@ -80,8 +83,11 @@ func unitStatus(facts *unitFacts) v1alpha1.UnitStatus {
 	case facts.connected == 0:
 		status.State, status.Message = v1alpha1.UnitCut, "no node of the pool is connected"
 		return status
-	case rolledOut(facts.workload):
+	case facts.done():
 		status.State = v1alpha1.UnitReady
+		return status
+	case facts.unapplied != nil:
+		status.Message = clip("trying again: " + facts.unapplied.Error())
 		return status
 	case facts.workload == nil || facts.workload.Status.ObservedGeneration < facts.workload.Generation:
 		status.Message = "waiting for the workload to be taken up"
@@ -102,6 +108,9 @@ func unitStatus(facts *unitFacts) v1alpha1.UnitStatus {
 	status.Message = clip(progressMessage(facts, &status))
 	return status
 }
+
+// done says whether the workload is as asked for and rolled out.
+func (f *unitFacts) done() bool { return f.unapplied == nil && rolledOut(f.workload) }
 
 // rolledOut says whether every replica is of the present template and
 // available, as `kubectl rollout status` has it.
@@ -190,8 +199,9 @@ func currentReplicaSet(workload *appsv1.Deployment, sets []appsv1.ReplicaSet) *a
 }
 
 // summarize fills the counts and conditions of a unit deployment's status from
-// its units and from what is wrong with the whole (its Service, say).
-func summarize(ud *v1alpha1.UnitDeployment, units []v1alpha1.UnitStatus, trouble string) (v1alpha1.UnitDeploymentStatus, []metav1.Condition) {
+// its units and from its Service: trouble is for the user to mend, unapplied
+// may pass.
+func summarize(ud *v1alpha1.UnitDeployment, units []v1alpha1.UnitStatus, trouble string, unapplied error) (v1alpha1.UnitDeploymentStatus, []metav1.Condition) {
 	status := v1alpha1.UnitDeploymentStatus{
 		ObservedGeneration: ud.Generation,
 		Units:              int32(len(units)),
@@ -212,7 +222,10 @@ func summarize(ud *v1alpha1.UnitDeployment, units []v1alpha1.UnitStatus, trouble
 		}
 	}
 	if trouble != "" {
-		failed = append(failed, trouble)
+		failed = append(failed, clip(trouble))
+	}
+	if unapplied != nil {
+		waiting = append(waiting, "the service ("+clip(unapplied.Error())+")")
 	}
 	ready := metav1.Condition{Type: v1alpha1.ConditionUnitsReady, Status: metav1.ConditionTrue, Reason: "RolledOut",
 		Message: fmt.Sprintf("%d of %d units are ready", status.ReadyUnits, status.Units)}
