@@ -32,7 +32,10 @@ type managedRecord struct {
 // desiredPlacement merges a pool's declarations with a node's: the node wins,
 // and nothing wins over the pool label.
 func desiredPlacement(pool *v1alpha1.NodePool, node *v1alpha1.EdgeNode) placement {
-	p := placement{labels: map[string]string{}, annotations: map[string]string{}}
+	// The pool is the node's zone unless a label says otherwise, so that what
+	// the field already builds on zones (traffic distribution, spread, the node
+	// controller's eviction limits) keeps to sites.
+	p := placement{labels: map[string]string{corev1.LabelTopologyZone: pool.Name}, annotations: map[string]string{}}
 	maps.Copy(p.labels, pool.Spec.Labels)
 	maps.Copy(p.labels, node.Spec.Labels)
 	p.labels[v1alpha1.PoolLabel] = pool.Name

@@ -170,7 +170,13 @@ func buildService(ud *v1alpha1.UnitDeployment) *corev1.Service {
 			Labels:          label,
 			OwnerReferences: []metav1.OwnerReference{ownerOf(ud, "UnitDeployment")},
 		},
-		Spec: corev1.ServiceSpec{Type: spec.Type, Selector: maps.Clone(label)},
+		Spec: corev1.ServiceSpec{
+			Type:     spec.Type,
+			Selector: maps.Clone(label),
+			// A site's own pods first: links are thin, and pods of other sites
+			// answer only where the pod network reaches them.
+			TrafficDistribution: ptr.To(corev1.ServiceTrafficDistributionPreferSameZone),
+		},
 	}
 	if service.Spec.Type == "" {
 		service.Spec.Type = corev1.ServiceTypeClusterIP
