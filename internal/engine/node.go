@@ -72,7 +72,7 @@ func (e *Engine) CreateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 		return nil, err
 	}
 	n := nodeResource(s, true)
-	err = conn.client.Create(ctx, n, client.FieldOwner(e.opts.FieldManager))
+	err = e.create(ctx, conn, n)
 	if apierrors.IsAlreadyExists(err) {
 		found := &v1alpha1.EdgeNode{}
 		if err := conn.client.Get(ctx, client.ObjectKeyFromObject(n), found); err != nil {

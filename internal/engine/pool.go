@@ -74,14 +74,14 @@ func (e *Engine) CreatePool(ctx context.Context, clusterID, name string, spec v1
 		return nil, err
 	}
 	p := poolResource(name, spec)
-	if err := conn.client.Create(ctx, p, client.FieldOwner(e.opts.FieldManager)); err != nil {
+	if err := e.create(ctx, conn, p); err != nil {
 		if apierrors.IsAlreadyExists(err) {
 			return nil, &Error{Class: AlreadyExists, Op: op, Object: object, Err: errors.New("a pool of that name exists"),
 				Next: fmt.Sprintf("Import it: terraform import <address> %s", object)}
 		}
 		return nil, fault(ctx, op, object, err)
 	}
-	return poolOf(clusterID, p), nil
+	return e.ReadPool(ctx, clusterID, name)
 }
 
 // ReadPool returns a pool as the cluster holds it.

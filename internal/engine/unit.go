@@ -49,7 +49,7 @@ func (e *Engine) CreateUnit(ctx context.Context, s UnitSpec) (*Unit, error) {
 		return nil, err
 	}
 	u := unitResource(s, true)
-	err = conn.client.Create(ctx, u, client.FieldOwner(e.opts.FieldManager))
+	err = e.create(ctx, conn, u)
 	if apierrors.IsAlreadyExists(err) {
 		found := &v1alpha1.UnitDeployment{}
 		if err := conn.client.Get(ctx, client.ObjectKeyFromObject(u), found); err != nil {
