@@ -25,8 +25,7 @@ processes=$("${sudo[@]}" bash -c '
 check processes "$processes"
 check mounts "$("${sudo[@]}" grep -h -- "-$uid/" /proc/self/mountinfo || true)"
 check 'network namespaces' "$(ls /run/netns 2>/dev/null | grep -- "^edge-$uid-" || true)"
-check links "$("${sudo[@]}" ip -br link | grep -E "alias.*$uid" || true)"
-check 'addresses of site links' "$("${sudo[@]}" ip -br -4 addr | awk '$1 ~ /^ew/' || true)"
+check links "$("${sudo[@]}" ip link | grep -E "alias edge-$uid-" || true)"
 check 'nftables tables' "$("${sudo[@]}" env PATH="$PATH:/usr/sbin:/sbin" nft list tables 2>/dev/null | grep -E "$uid" || true)"
 check cgroups "$(find /sys/fs/cgroup -type d -path "*edge*$uid*" 2>/dev/null | head || true)"
 exit $left

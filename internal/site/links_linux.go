@@ -96,6 +96,8 @@ func ensureVeth(e vethEnds) error {
 	// Hardware addresses stay the same over a reboot, as a real card's do: who
 	// remembers the old one (ARP) would otherwise send into the void for seconds.
 	attrs.HardwareAddr = hardwareAddr(e.name + " outer")
+	// For people: which cluster the hash in the name stands for.
+	attrs.Alias = e.namespace
 	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: e.peer, PeerNamespace: netlink.NsFd(ns), PeerHardwareAddr: hardwareAddr(e.name + " inner")}
 	if err := e.outer.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make link %s to %s in %s: %w", e.name, e.peer, e.namespace, err)
