@@ -28,7 +28,7 @@ func TestReadConnect(t *testing.T) {
 		{"\x16\x03\x01\r\n\r\n", "", "", 400},
 		{"CONNECT a:1 HTTP/1.1\r\nX: " + strings.Repeat("a", 5000) + "\r\n\r\n", "", "", 431},
 		{"", "", "", -1},
-		{"CONNECT a:1 HT", "", "", -1},
+		{"CONNECT a:1 HTTP/1.1\r\nHost:", "", "", -1},
 	} {
 		host, prefix, err := readConnect(strings.NewReader(tc.in))
 		var bad *statusBad

@@ -37,6 +37,10 @@ func (g *Gateway) route(hostport string) (route, error) {
 	if err != nil {
 		return route{}, fmt.Errorf("%q: %w: %w", hostport, errRoute, err)
 	}
+	if host == "" {
+		// Elsewhere that means "this machine", which nobody may name.
+		return route{}, fmt.Errorf("%q: %w: no host", hostport, errRoute)
+	}
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		return g.routeName(host, port)
