@@ -15,6 +15,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 
+	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/engine"
 	"github.com/edgewright/terraform-provider-edge/provider/internal/acctest"
 	"github.com/edgewright/terraform-provider-edge/provider/internal/entity"
@@ -197,6 +198,31 @@ func TestRebootedMachine(t *testing.T) {
 				plancheck.ExpectResourceAction("edge_cluster.main", plancheck.ResourceActionUpdate),
 				plancheck.ExpectResourceAction("edge_node_pool.berlin", plancheck.ResourceActionNoop),
 				plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate),
+			}},
+		},
+		resource.TestStep{Config: config(""), ConfigPlanChecks: empty()},
+	)
+}
+
+// The cluster is down too, so that only the machine can tell that the node is.
+func TestStoppedNodeOfAStoppedCluster(t *testing.T) {
+	eng := fakeengine.New()
+	unreachable := &engine.Error{Class: engine.Unreachable, Op: "read node", Object: "x", Err: errors.New("connection refused")}
+	acctest.Run(t, eng,
+		resource.TestStep{Config: config("")},
+		resource.TestStep{
+			PreConfig: func() {
+				eng.Cluster(func(c *engine.Cluster) { c.Status = engine.StatusStopped })
+				eng.Node(func(n *engine.Node) {
+					n.Status, n.Spec, n.Architecture = engine.StatusStopped, v1alpha1.EdgeNodeSpec{}, "" // all that is known
+				})
+				eng.Fail("ReadNode", fakeengine.Fault{Err: unreachable, Recorded: true})
+			},
+			Config: config(""),
+			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{
+				plancheck.ExpectResourceAction("edge_cluster.main", plancheck.ResourceActionUpdate),
+				plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate),
+				plancheck.ExpectKnownValue(address, tfjsonpath.New("pool"), knownvalue.StringExact("berlin")),
 			}},
 		},
 		resource.TestStep{Config: config(""), ConfigPlanChecks: empty()},

@@ -10,7 +10,8 @@
 //	                    --failed, no id---------> no state, and an error
 //	Read            act --ok--------------------> state as it really is
 //	                    --not found-------------> removed from state
-//	                    --unreachable-----------> state kept, one warning a cluster and run
+//	                    --unreachable-----------> state kept (but for a status known not to be
+//	                                              ready), one warning a cluster and run
 //	Delete          act --ok or not found-------> removed from state
 //	                    --unfinished------------> state kept, status "incomplete: destroying", an error
 //

@@ -238,9 +238,30 @@ func (r *Resource[M, O]) Read(ctx context.Context, req resource.ReadRequest, res
 		if r.conn.firstWarning(r.kind.ClusterID(&m)) {
 			resp.Diagnostics.Append(unreachable(r.kind.ClusterID(&m), err))
 		}
+		if obj != nil {
+			resp.Diagnostics.Append(r.keepStatus(ctx, &resp.State, &m, obj)...)
+		}
 	default:
 		resp.Diagnostics.Append(Diagnose(ctx, nil, err, "read "+r.kind.Noun, r.kind.Name(&m)))
 	}
+}
+
+// keepStatus writes into a kept state that the object is known not to be ready,
+// although its cluster cannot be asked: a local node whose daemon is down reads
+// "stopped", and the plan that starts its cluster starts it too.
+func (r *Resource[M, O]) keepStatus(ctx context.Context, state *tfsdk.State, m *M, obj *O) diag.Diagnostics {
+	diags := r.kind.Refresh(ctx, m, obj)
+	if diags.HasError() {
+		return diags
+	}
+	got := tfsdk.State{Schema: state.Schema, Raw: state.Raw}
+	diags.Append(got.Set(ctx, m)...)
+	status, d := statusOf(ctx, got)
+	if diags.Append(d...); diags.HasError() || status == "" || status == engine.StatusReady {
+		return diags
+	}
+	diags.Append(state.SetAttribute(ctx, path.Root(statusAttribute), status)...)
+	return diags
 }
 
 // importing says whether state is what an import id was turned into: then there
