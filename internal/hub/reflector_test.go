@@ -11,6 +11,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -115,7 +116,9 @@ func reflect(t *testing.T, media string, watchList, real bool) {
 		source = legacy{lw}
 	}
 	store := &watched{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), changed: make(chan struct{}, 1)}
-	reflector := cache.NewReflectorWithOptions(source, &discoveryv1.EndpointSlice{}, store, cache.ReflectorOptions{})
+	reflector := cache.NewReflectorWithOptions(source, &discoveryv1.EndpointSlice{}, store, cache.ReflectorOptions{
+		Backoff: &wait.Backoff{Duration: 10 * time.Millisecond, Factor: 1, Steps: 1, Cap: 10 * time.Millisecond},
+	})
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
 	go func() { defer close(done); reflector.RunWithContext(ctx) }()
