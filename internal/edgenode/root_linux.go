@@ -21,9 +21,9 @@ import (
 type rootPlan struct {
 	node, uid string
 	dir       string // the node dir
-	// Dirs are further directories the node reads: programs, images, the edge
-	// program itself.
-	dirs []string
+	// paths are further files and directories of the machine that the node
+	// reads: programs, images, the edge program itself.
+	paths []string
 	// etc holds small files of /etc by name.
 	etc map[string]string
 	// resolvers is a directory of the machine where its resolver writes
@@ -53,30 +53,32 @@ var kubeletSysctls = map[string]string{
 // planRoot looks at the machine and decides what a node's root is made of.
 func planRoot(s *Spec, dir, edge string) (rootPlan, error) {
 	p := rootPlan{node: s.Name, uid: s.ClusterUID, dir: dir, sysctls: map[string]string{}}
-	paths := []string{edge}
+	paths := append([]string{edge}, s.Images...)
 	for _, name := range Programs() {
-		path := s.Programs[name]
-		paths = append(paths, path)
+		paths = append(paths, s.Programs[name])
 	}
 	for _, path := range paths {
-		real, err := filepath.EvalSymlinks(path)
+		st, err := os.Stat(path)
+		if errors.Is(err, fs.ErrNotExist) && slices.Contains(s.Images, path) {
+			continue // nothing was ever put there
+		}
 		if err != nil {
-			return p, fmt.Errorf("program %s: %w", path, err)
+			return p, fmt.Errorf("show %s to node %s: %w", path, s.Name, err)
 		}
-		for _, f := range []string{path, real} {
-			if st, err := os.Stat(f); err == nil && !st.IsDir() {
-				f = filepath.Dir(f)
+		if !st.IsDir() {
+			if path, err = p.program(path); err != nil {
+				return p, err
 			}
-			p.dirs = append(p.dirs, f)
+		} else if err := p.plugins(path); err != nil {
+			return p, err
 		}
-	}
-	for _, d := range s.Images {
-		if _, err := os.Stat(d); err == nil {
-			p.dirs = append(p.dirs, d)
+		if holds(path, dir) {
+			return p, fmt.Errorf("show %s to node %s: the node's own directory is in it", path, s.Name)
 		}
+		p.paths = append(p.paths, path)
 	}
-	slices.Sort(p.dirs) // parents before children
-	p.dirs = slices.Compact(p.dirs)
+	slices.Sort(p.paths) // parents before children
+	p.paths = slices.Compact(p.paths)
 
 	for name, want := range kubeletSysctls {
 		have, err := os.ReadFile(filepath.Join("/proc/sys", name))
@@ -94,8 +96,67 @@ func planRoot(s *Spec, dir, edge string) (rootPlan, error) {
 		"machine-id": hex.EncodeToString(id[:16]) + "\n",
 		"passwd":     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
 		"group":      "root:x:0:\nnogroup:x:65534:\n",
+		"protocols":  protocols,
 	}
 	return p, nil
+}
+
+// protocols of a node. nft names a protocol only if it finds it here; a
+// kube-proxy that starts again takes its own Services for somebody else's if
+// they are listed under a number, and removes them.
+const protocols = `ip 0 IP
+icmp 1 ICMP
+tcp 6 TCP
+udp 17 UDP
+ipv6 41 IPv6
+gre 47 GRE
+esp 50 IPSEC-ESP
+ah 51 IPSEC-AH
+ipv6-icmp 58 IPv6-ICMP
+sctp 132 SCTP
+udplite 136 UDPLite
+`
+
+// holds says that a directory is the other or above it.
+func holds(dir, other string) bool {
+	return dir == other || strings.HasPrefix(other, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// program says what must be shown for an executable: its directory, because
+// runc looks for itself in there, or where that is above the node's own, which
+// would be read-only then, the file alone. What it is a link to is added.
+func (p *rootPlan) program(path string) (string, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	show := func(file string) string {
+		if dir := filepath.Dir(file); !holds(dir, p.dir) {
+			return dir
+		}
+		return file
+	}
+	p.paths = append(p.paths, show(real))
+	return show(path), nil
+}
+
+// plugins adds what the links in a directory lead to: several plugins may be
+// links to one program.
+func (p *rootPlan) plugins(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Type()&fs.ModeSymlink == 0 {
+			continue
+		}
+		real, err := filepath.EvalSymlinks(filepath.Join(dir, e.Name()))
+		if err == nil && filepath.Dir(real) != dir {
+			p.paths = append(p.paths, real)
+		}
+	}
+	return nil
 }
 
 // systemDirs of the machine are shown to its nodes read-only, where they exist.
@@ -217,15 +278,7 @@ func (b *rootBuilder) bind(from, at string, flags uintptr) {
 			return err
 		}
 		target := filepath.Join(b.root, at)
-		if st.IsDir() {
-			err = os.MkdirAll(target, 0o755)
-		} else if err = os.MkdirAll(filepath.Dir(target), 0o755); err == nil {
-			var f *os.File
-			if f, err = os.OpenFile(target, os.O_CREATE|os.O_RDONLY, 0o644); err == nil {
-				err = f.Close()
-			}
-		}
-		if err != nil {
+		if err := makeMountPoint(target, st.IsDir()); err != nil {
 			return err
 		}
 		if err := unix.Mount(from, target, "", unix.MS_BIND|flags&^unix.MS_RDONLY, ""); err != nil {
@@ -311,19 +364,19 @@ func (b *rootBuilder) state(p rootPlan) {
 		return replaceLink("/run", filepath.Join(b.root, "var/run"))
 	})
 	b.do("open /var/tmp", func() error { return os.Chmod(filepath.Join(b.root, "var/tmp"), 0o777|fs.ModeSticky) })
-	for _, d := range p.dirs {
-		if !shownAlready(d) {
-			b.bind(d, d, unix.MS_RDONLY)
+	for _, path := range p.paths {
+		if !shownAlready(path) {
+			b.bind(path, path, unix.MS_RDONLY)
 		}
 	}
-	b.bind(p.dir, p.dir, 0) // after dirs, which may be above it
+	b.bind(p.dir, p.dir, 0)
 	b.mkdir(filepath.Dir(identityFile), 0o755)
 	b.write(identityFile, nodeIdentity(p.uid, p.node))
 }
 
-// shownAlready says that a directory is inside one of systemDirs.
-func shownAlready(dir string) bool {
-	first, _, _ := strings.Cut(strings.TrimPrefix(dir, "/"), "/")
+// shownAlready says that a path is inside one of systemDirs.
+func shownAlready(path string) bool {
+	first, _, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	return slices.Contains(systemDirs, first)
 }
 
@@ -339,6 +392,22 @@ func (b *rootBuilder) sysctls(values map[string]string) {
 			return unix.Mount(filepath.Join(b.root, file), filepath.Join(b.root, "proc/sys", name), "", unix.MS_BIND, "")
 		})
 	}
+}
+
+// makeMountPoint makes an empty directory or file to mount on, if there is
+// nothing.
+func makeMountPoint(path string, dir bool) error {
+	if dir {
+		return os.MkdirAll(path, 0o755)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	return f.Close()
 }
 
 // makeDirs makes directories and their parents.
@@ -379,36 +448,4 @@ func survivor(c cgroups, s *Spec) (int, error) {
 func inNodeRoot(pid int, s *Spec) bool {
 	id, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "root", identityFile))
 	return err == nil && string(id) == nodeIdentity(s.ClusterUID, s.Name)
-}
-
-// enterRootOf puts the calling thread into the mount and UTS namespaces of a
-// process.
-func enterRootOf(pid int) error {
-	var fds []int
-	defer func() {
-		for _, fd := range fds {
-			unix.Close(fd)
-		}
-	}()
-	kinds := []struct {
-		name string
-		flag int
-	}{{"uts", unix.CLONE_NEWUTS}, {"mnt", unix.CLONE_NEWNS}}
-	for _, k := range kinds {
-		path := fmt.Sprintf("/proc/%d/ns/%s", pid, k.name)
-		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("open namespace %s: %w", path, err)
-		}
-		fds = append(fds, fd)
-	}
-	if err := unix.Unshare(unix.CLONE_FS); err != nil {
-		return err
-	}
-	for i, k := range kinds {
-		if err := unix.Setns(fds[i], k.flag); err != nil {
-			return fmt.Errorf("enter the %s namespace of process %d: %w", k.name, pid, err)
-		}
-	}
-	return nil
 }

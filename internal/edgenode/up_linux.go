@@ -286,7 +286,7 @@ func (u *up) startDaemon(ctx context.Context) error {
 				return err
 			}
 			if pid != 0 {
-				return enterRootOf(pid)
+				return enterRootOf(pid, plan)
 			}
 			return enterNewRoot(plan)
 		},
