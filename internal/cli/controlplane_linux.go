@@ -29,30 +29,37 @@ func (a *app) newControlPlaneCommand() *cobra.Command {
 		return err
 	}
 	c.PersistentPreRunE = absolute
-	c.AddCommand(
-		&cobra.Command{
-			Use:   "up",
-			Short: "Start it and wait until it is ready",
-			Args:  cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				report := newLineReporter(a.Out)
-				return report.result(controlplane.Up(cmd.Context(), controlplane.UpOptions{
-					Dir: dir, Binary: self, Logger: a.daemonLogger(), Progress: report.phase,
-				}))
-			},
+	var until untilEOF
+	up, down := &cobra.Command{
+		Use:   "up",
+		Short: "Start it and wait until it is ready",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			ctx, unwatch := until.watch(cmd.Context(), a.In)
+			defer unwatch()
+			report := newLineReporter(a.Out)
+			return report.result(controlplane.Up(ctx, controlplane.UpOptions{
+				Dir: dir, Binary: self, Logger: a.daemonLogger(), Progress: report.phase,
+			}))
 		},
+	},
 		&cobra.Command{
 			Use:   "down",
 			Short: "Stop it; its data stay",
 			Args:  cobra.NoArgs,
 			RunE: func(cmd *cobra.Command, _ []string) error {
-				return newLineReporter(a.Out).result(controlplane.Down(cmd.Context(), dir, a.daemonLogger()))
+				ctx, unwatch := until.watch(cmd.Context(), a.In)
+				defer unwatch()
+				return newLineReporter(a.Out).result(controlplane.Down(ctx, dir, a.daemonLogger()))
 			},
-		},
+		}
+	until.flag(up)
+	until.flag(down)
+	c.AddCommand(up, down,
 		&cobra.Command{
 			Use:   "run",
 			Short: "The daemon itself",

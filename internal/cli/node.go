@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ func (a *app) newNodeUpCommand() *cobra.Command {
 	var dir string
 	var tokenStdin bool
 	var timeout time.Duration
+	var until untilEOF
 	c := &cobra.Command{
 		Use:   "up",
 		Short: "Start the node, join it if it has not joined, and wait until it is up",
@@ -69,10 +71,13 @@ progress as lines of JSON; the last line of a run that failed has "error" and
 			ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it took longer than %s", timeout))
 			defer cancel()
 			report := edgenode.NewReporter(a.Out, time.Now)
-			token, err := readToken(a.In, tokenStdin)
+			in := buffered(a.In)
+			token, err := readToken(in, tokenStdin)
 			if err != nil {
 				return nodeResult(report, err)
 			}
+			ctx, unwatch := until.watch(ctx, in)
+			defer unwatch()
 			self, err := os.Executable()
 			if err != nil {
 				return nodeResult(report, err)
@@ -83,22 +88,30 @@ progress as lines of JSON; the last line of a run that failed has "error" and
 		},
 	}
 	dirFlag(c, &dir)
+	until.flag(c)
 	c.Flags().BoolVar(&tokenStdin, "token-stdin", false, "read a join token from standard input")
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "how long to wait; the node goes on starting afterwards")
 	return c
 }
 
-// readToken reads a join token: never an argument, which every user of the
-// machine could read.
-func readToken(in io.Reader, wanted bool) (string, error) {
+// readToken reads a line with a join token: never an argument, which every user
+// of the machine could read.
+func readToken(in *bufio.Reader, wanted bool) (string, error) {
 	if !wanted {
 		return "", nil
 	}
-	data, err := io.ReadAll(io.LimitReader(in, maxTokenInput))
-	if err != nil {
-		return "", fmt.Errorf("read the join token: %w", err)
+	var line []byte
+	for len(line) < maxTokenInput {
+		b, err := in.ReadByte()
+		if errors.Is(err, io.EOF) || err == nil && b == '\n' {
+			break
+		}
+		if err != nil {
+			return "", fmt.Errorf("read the join token: %w", err)
+		}
+		line = append(line, b)
 	}
-	token := strings.TrimSpace(string(data))
+	token := strings.TrimSpace(string(line))
 	if token == "" {
 		return "", &edgenode.NextError{Err: errors.New("standard input holds no join token"), Next: "Pipe the output of `edge join-token` into this command."}
 	}
@@ -122,6 +135,7 @@ func nodeResult(report *edgenode.Reporter, err error) error {
 func (a *app) newNodeDownCommand() *cobra.Command {
 	var dir string
 	var purge bool
+	var until untilEOF
 	c := &cobra.Command{
 		Use:   "down",
 		Short: "Stop the node and remove its processes, namespaces, links, cgroups and mounts",
@@ -129,11 +143,14 @@ func (a *app) newNodeDownCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
+			ctx, unwatch := until.watch(ctx, a.In)
+			defer unwatch()
 			report := edgenode.NewReporter(a.Out, time.Now)
 			return nodeResult(report, edgenode.Down(ctx, edgenode.DownOptions{Dir: dir, Purge: purge, Report: report, Logger: a.daemonLogger()}))
 		},
 	}
 	dirFlag(c, &dir)
+	until.flag(c)
 	c.Flags().BoolVar(&purge, "purge", false, "remove the node's directory and all data too")
 	return c
 }

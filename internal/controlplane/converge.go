@@ -165,6 +165,9 @@ func Down(ctx context.Context, dir string, logger *slog.Logger) error {
 	if err := supervise.StopDaemon(ctx, l.Run(), daemonStopTimeout); err != nil {
 		return fmt.Errorf("stop the control plane's daemon: %w", err)
 	}
+	if err := stopSurvivors(ctx, dir, daemonStopTimeout); err != nil {
+		return fmt.Errorf("stop the control plane's daemon, whose records are lost: %w", err)
+	}
 	if err := supervise.StopRecorded(ctx, l.Run(), startOrder, supervise.StopRecordedOptions{Logger: logger}); err != nil {
 		return fmt.Errorf("stop the control plane's processes: %w", err)
 	}

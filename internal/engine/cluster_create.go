@@ -224,11 +224,7 @@ func (e *Engine) converge(ctx context.Context, r *record, op string) error {
 	if err := enter(phaseComponents, "upstream programs for Kubernetes "+r.Spec.Version); err != nil {
 		return fail(phaseComponents, err)
 	}
-	store, err := e.componentStore()
-	if err != nil {
-		return fail(phaseComponents, err)
-	}
-	programs, err := store.Ensure(ctx, r.Spec.Version, component.ControlPlane)
+	programs, err := e.programs(ctx, report, r.Spec.Version, component.ControlPlane)
 	if err != nil {
 		return fail(phaseComponents, err)
 	}

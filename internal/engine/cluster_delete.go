@@ -38,7 +38,13 @@ func (e *Engine) DeleteCluster(ctx context.Context, id string) error {
 		if e.state.destroyed(parsed) {
 			return nil
 		}
-		if len(survivors(parsed)) == 0 {
+		left := survivors(parsed)
+		if len(left) > 0 && e.elsewhere(parsed, left) != "" {
+			err := e.lostError(parsed, left)
+			err.Class, err.Op, err.Object = Refused, op, id
+			return err
+		}
+		if len(left) == 0 {
 			_, err := e.connect(ctx, op, id, id)
 			if err == nil {
 				err = &Error{Class: Refused, Op: op, Object: id, Err: errors.New("its control plane is not on this machine"), Next: "Destroy it where it was made"}

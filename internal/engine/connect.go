@@ -65,6 +65,9 @@ func (e *Engine) connect(ctx context.Context, op, object, id string) (*connectio
 			own.Op, own.Object = op, object
 			return nil, own
 		}
+		if c.dir != "" && !daemonRuns(c.dir) {
+			return nil, &Error{Class: Unreachable, Op: op, Object: object, Err: fmt.Errorf("cluster %s is stopped: %w", parsed, err), Next: "Applying its edge_cluster starts it"}
+		}
 		return nil, &Error{Class: Unreachable, Op: op, Object: object, Err: fmt.Errorf("cluster %s: %w", parsed, err), Next: logsHint(parsed.String())}
 	}
 	e.mu.Lock()
@@ -95,9 +98,7 @@ func (e *Engine) open(ctx context.Context, id clusterID) (*connection, error) {
 		return openAccess(id, access, e.opts.Now())
 	}
 	if left := survivors(id); len(left) > 0 {
-		return nil, &Error{Class: Unreachable,
-			Err:  fmt.Errorf("cluster %s runs on this machine (%s) but the state directory %s no longer holds its keys", id, left[0], e.opts.StateDir),
-			Next: "Restore the directory, or destroy the cluster: edge destroy " + id.String()}
+		return nil, e.lostError(id, left)
 	}
 	if e.state.destroyed(id) {
 		return nil, &Error{Class: NotFound, Err: fmt.Errorf("cluster %s was destroyed", id)}

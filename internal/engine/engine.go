@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -56,8 +59,10 @@ type Engine struct {
 		err   error
 	}
 
-	mu    sync.Mutex             // guards conns
-	conns map[string]*connection // by cluster id
+	mu         sync.Mutex             // guards the fields below
+	conns      map[string]*connection // by cluster id
+	localNodes bool                   // CheckLocalNode has found nothing wrong
+	fetching   map[*reporter]bool     // use cases that wait for components now
 }
 
 // New returns an Engine. It touches neither disk nor network.
@@ -83,7 +88,7 @@ func New(opts Options) (*Engine, error) {
 	if opts.FieldManager == "" {
 		opts.FieldManager = "edge"
 	}
-	return &Engine{opts: opts, state: stateDir{abs}, conns: map[string]*connection{}}, nil
+	return &Engine{opts: opts, state: stateDir{abs}, conns: map[string]*connection{}, fetching: map[*reporter]bool{}}, nil
 }
 
 // DefaultStateDir is $EDGE_STATE_DIR, or .edge in the home directory.
@@ -106,8 +111,75 @@ func (e *Engine) ImageDir() string { return e.state.images() }
 
 func (e *Engine) componentStore() (*component.Store, error) {
 	c := &e.components
-	c.once.Do(func() { c.store, c.err = component.Open(e.opts.Components) })
+	c.once.Do(func() {
+		opts := e.opts.Components
+		opts.Progress = e.componentEvent
+		c.store, c.err = component.Open(opts)
+	})
 	return c.store, c.err
+}
+
+// programs returns the paths of a set of components and tells the use case that
+// waits for them when minutes of work begin.
+func (e *Engine) programs(ctx context.Context, report *reporter, version string, set component.Set) (component.Paths, error) {
+	store, err := e.componentStore()
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	e.fetching[report] = true
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		delete(e.fetching, report)
+		e.mu.Unlock()
+	}()
+	return store.Ensure(ctx, version, set)
+}
+
+// componentEvent passes what a person should know of components on to the use
+// cases that wait for some. The store is shared, and so is its work: two nodes
+// that wait for one build are both told.
+func (e *Engine) componentEvent(ev component.Event) {
+	if e.opts.Components.Progress != nil {
+		e.opts.Components.Progress(ev)
+	}
+	message := eventMessage(ev)
+	if message == "" {
+		return
+	}
+	e.mu.Lock()
+	waiting := slices.Collect(maps.Keys(e.fetching))
+	e.mu.Unlock()
+	for _, r := range waiting {
+		r.phase(context.Background(), phaseComponents, message)
+	}
+}
+
+// eventMessage is the sentence for an event, empty for one that is only for bars.
+func eventMessage(ev component.Event) string {
+	name := strings.TrimSpace(ev.Component + " " + ev.Version)
+	switch ev.Kind {
+	case component.Planned:
+		message := "building " + strings.Join(ev.Components, ", ") + ", once"
+		if ev.Estimate > 0 {
+			message += fmt.Sprintf(": about %s on a machine that has built none of it before", ev.Estimate.Round(time.Minute))
+		}
+		return message
+	case component.Notice, component.Waiting:
+		if ev.Message == "" && ev.Kind == component.Waiting {
+			return "another process is getting " + name
+		}
+		return ev.Message
+	case component.Started:
+		if ev.Source == "mirror" {
+			return "fetching " + name
+		}
+		return "building " + name
+	case component.Installed:
+		return fmt.Sprintf("%s is in the cache after %s", name, ev.Elapsed.Round(time.Second))
+	}
+	return ""
 }
 
 // reporter tells the progress of one use case on one object.

@@ -144,7 +144,11 @@ func (e *Engine) finishNode(ctx context.Context, conn *connection, op string, s 
 	if err := e.apply(ctx, conn, nodeResource(s, false)); err != nil {
 		return fail("declare", err)
 	}
-	return describe(), nil
+	n := describe()
+	if err := e.keepDeclared(conn, n); err != nil {
+		return fail("declare", err)
+	}
+	return n, nil
 }
 
 func (e *Engine) nodeDir(conn *connection, name string) string {
@@ -167,15 +171,11 @@ func (e *Engine) placeLocal(ctx context.Context, conn *connection, s NodeSpec) e
 	}
 	report := e.report(s.id(), filepath.Join(conn.dir, "progress.ndjson"))
 	report.phase(ctx, "components", "upstream programs for nodes")
-	store, err := e.componentStore()
+	programs, err := e.programs(ctx, report, r.Spec.Version, component.Node)
 	if err != nil {
 		return err
 	}
-	programs, err := store.Ensure(ctx, r.Spec.Version, component.Node)
-	if err != nil {
-		return err
-	}
-	archives, err := store.Ensure(ctx, r.Spec.Version, component.Images)
+	archives, err := e.programs(ctx, report, r.Spec.Version, component.Images)
 	if err != nil {
 		return err
 	}
@@ -273,6 +273,9 @@ func (e *Engine) ReadNode(ctx context.Context, clusterID, name string) (*Node, e
 	object := clusterID + "/" + name
 	conn, err := e.connect(ctx, op, object, clusterID)
 	if err != nil {
+		if n := e.stoppedNode(clusterID, name); n != nil && ClassOf(err) == Unreachable {
+			return n, nil
+		}
 		return nil, err
 	}
 	n := &v1alpha1.EdgeNode{}
@@ -314,8 +317,16 @@ func (e *Engine) DeleteNode(ctx context.Context, clusterID, name string) error {
 	const op = "delete node"
 	object := clusterID + "/" + name
 	conn, err := e.connectForDelete(ctx, op, object, clusterID)
-	if conn == nil || err != nil {
+	if err != nil {
 		return err
+	}
+	if conn == nil {
+		if parsed, err := parseClusterID(clusterID); err == nil && e.lost(parsed) {
+			if err := e.deleteLostNode(ctx, parsed, name); err != nil {
+				return fault(ctx, op, object, fmt.Errorf("remove what of it is on this machine: %w", err))
+			}
+		}
+		return nil
 	}
 	n := &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}}
 	if err := conn.client.Delete(ctx, n); err != nil && !apierrors.IsNotFound(err) {
@@ -417,8 +428,14 @@ func caPin(caPEM []byte) (string, error) {
 }
 
 // CheckLocalNode says, before anything is made, whether this machine and user
-// can run a local node.
+// can run a local node. What it has found good once it does not ask again.
 func (e *Engine) CheckLocalNode(ctx context.Context) error {
+	e.mu.Lock()
+	good := e.localNodes
+	e.mu.Unlock()
+	if good {
+		return nil
+	}
 	const op, object = "check", "this machine for local nodes"
 	if runtime.GOOS != "linux" {
 		return &Error{Class: Invalid, Op: op, Object: object, Field: "local", Err: fmt.Errorf("a local node runs on Linux and this is %s", runtime.GOOS)}
@@ -426,5 +443,8 @@ func (e *Engine) CheckLocalNode(ctx context.Context) error {
 	if err := checkRoot(ctx); err != nil {
 		return &Error{Class: Invalid, Op: op, Object: object, Field: "local", Err: err}
 	}
+	e.mu.Lock()
+	e.localNodes = true
+	e.mu.Unlock()
 	return nil
 }

@@ -159,8 +159,9 @@ func (e *Engine) DeletePool(ctx context.Context, clusterID, name string) error {
 }
 
 // connectForDelete connects to delete a child. A nil connection without an
-// error means that the cluster is gone, and the child with it. A stopped
-// control plane of this machine is started: its children cannot leave otherwise.
+// error means that the child goes, or has gone, with its cluster: that is
+// destroyed, half destroyed, or lost. A stopped control plane of this machine is
+// started: its children cannot leave otherwise.
 func (e *Engine) connectForDelete(ctx context.Context, op, object, clusterID string) (*connection, error) {
 	conn, err := e.connect(ctx, op, object, clusterID)
 	if err == nil {
@@ -170,6 +171,9 @@ func (e *Engine) connectForDelete(ctx context.Context, op, object, clusterID str
 	case NotFound:
 		return nil, nil
 	case Unreachable:
+		if parsed, parseErr := parseClusterID(clusterID); parseErr == nil && (e.lost(parsed) || e.destroying(parsed)) {
+			return nil, nil
+		}
 		started, startErr := e.startStopped(ctx, clusterID)
 		if startErr != nil {
 			return nil, startErr
@@ -179,6 +183,12 @@ func (e *Engine) connectForDelete(ctx context.Context, op, object, clusterID str
 		}
 	}
 	return nil, err
+}
+
+// destroying says whether the destroy of a cluster of this machine has begun.
+func (e *Engine) destroying(id clusterID) bool {
+	r, err := e.state.load(id)
+	return err == nil && r.Phase == phaseDestroying
 }
 
 // startStopped starts the control plane of a finished cluster of this machine

@@ -13,10 +13,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -97,6 +95,10 @@ type edgeCommand struct {
 	Root   bool   // through sudo where this process is not root
 }
 
+// stopPatience is how long a command that was asked to stop may take to its next
+// safe point, which may be a clean end of etcd.
+const stopPatience = 30 * time.Second
+
 // commandLine is a line that `edge control-plane|node up|down` prints: progress,
 // or on the last line an error.
 type commandLine struct {
@@ -110,7 +112,7 @@ type commandLine struct {
 // error line as the error. The child gets a minimal environment: nothing of
 // Terraform's (TF_*) and no cloud key reaches a daemon.
 func (e *Engine) runEdge(ctx context.Context, report *reporter, c edgeCommand) error {
-	argv := append([]string{c.Binary}, c.Args...)
+	argv := append(append([]string{c.Binary}, c.Args...), "--until-eof")
 	if c.Root && os.Geteuid() != 0 {
 		sudo, err := exec.LookPath("sudo")
 		if err != nil {
@@ -121,19 +123,29 @@ func (e *Engine) runEdge(ctx context.Context, report *reporter, c edgeCommand) e
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Env = minimalEnv(os.Getenv)
 	cmd.Dir = "/"
-	cmd.Stdin = strings.NewReader(c.Stdin)
 	var stderr tail
 	cmd.Stderr = &stderr
-	// An interrupt asks the child to stop at its next safe point; what it has
-	// started goes on without it and is found again.
-	cmd.Cancel = func() error { return cmd.Process.Signal(interruptSignal()) }
-	cmd.WaitDelay = 10 * time.Second
+	ownGroup(cmd)
+	// The child's input stays open for as long as the child is wanted, also by a
+	// process that is killed. Its end asks the child to stop at its next safe
+	// point; what it has started goes on without it and is found again. A signal
+	// would not do: sudo is root's and may not be signalled.
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", strings.Join(c.Args, " "), err)
+	}
+	cmd.Cancel = stdin.Close
+	cmd.WaitDelay = stopPatience
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		return fmt.Errorf("run %s: %w", strings.Join(c.Args, " "), err)
 	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", strings.Join(c.Args, " "), err)
+	}
+	if _, err := io.WriteString(stdin, c.Stdin); err != nil {
+		// The child is gone before it has read; its last line says why.
+		e.opts.Logger.DebugContext(ctx, "input of a command not taken", "command", c.Args, "error", err)
 	}
 	var last commandLine
 	lines := bufio.NewScanner(stdout)
@@ -163,13 +175,6 @@ func (e *Engine) runEdge(ctx context.Context, report *reporter, c edgeCommand) e
 	default:
 		return fmt.Errorf("edge %s: %w: %s", strings.Join(c.Args[:min(2, len(c.Args))], " "), err, stderr.String())
 	}
-}
-
-func interruptSignal() os.Signal {
-	if runtime.GOOS == "windows" {
-		return os.Kill
-	}
-	return syscall.SIGTERM
 }
 
 // minimalEnv is the whole environment of what the engine starts.

@@ -2,6 +2,8 @@
 package node
 
 import (
+	"context"
+
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 
@@ -34,6 +36,7 @@ func NewResource() resource.Resource {
 			Replace:  []string{"cluster_id", "pool", "name"},
 			Volatile: []string{"kubernetes_version", "engine_version"},
 		},
+		Check:     check,
 		Timeouts:  func(m *model) timeouts.Value { return m.Timeouts },
 		ClusterID: func(m *model) string { return m.ClusterID.ValueString() },
 		Name:      func(m *model) string { return m.ClusterID.ValueString() + "/" + m.Name.ValueString() },
@@ -44,6 +47,14 @@ func NewResource() resource.Resource {
 		Refresh:   refresh,
 		Import:    importID,
 	})
+}
+
+// check tells a user who may not have local nodes before anything is made.
+func check(ctx context.Context, eng entity.Engine, plan *model) error {
+	if plan.Local.IsNull() {
+		return nil
+	}
+	return entity.Nodes(eng).CheckLocalNode(ctx)
 }
 
 // importID also sets what only the configuration knows to its default, so that

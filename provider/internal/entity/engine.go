@@ -31,6 +31,9 @@ type Nodes interface {
 	ReadNode(ctx context.Context, clusterID, name string) (*engine.Node, error)
 	UpdateNode(ctx context.Context, spec engine.NodeSpec) (*engine.Node, error)
 	DeleteNode(ctx context.Context, clusterID, name string) error
+	// CheckLocalNode says, before anything is made, whether this machine and
+	// user can run a local node.
+	CheckLocalNode(ctx context.Context) error
 }
 
 // Units are the engine's use cases of edge_unit_deployment.

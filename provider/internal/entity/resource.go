@@ -30,6 +30,10 @@ type Kind[M, O any] struct {
 	// Defaults are the timeouts where the user sets none.
 	Defaults Timeouts
 
+	// Check, where set, is asked in a plan that will make, finish or start an
+	// object whether this machine lets it; parts of the model may be unknown.
+	Check func(ctx context.Context, eng Engine, plan *M) error
+
 	// Timeouts of a model.
 	Timeouts func(*M) timeouts.Value
 	// ClusterID of a model, for the one warning a cluster that cannot be reached gets.
@@ -78,6 +82,32 @@ func (r *Resource[M, O]) Configure(_ context.Context, req resource.ConfigureRequ
 // ModifyPlan implements resource.ResourceWithModifyPlan.
 func (r *Resource[M, O]) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	r.kind.Plan.apply(ctx, r.kind.Noun, req, resp)
+	if r.kind.Check != nil && !resp.Diagnostics.HasError() {
+		r.check(ctx, req, resp)
+	}
+}
+
+// check asks the kind's Check where the plan makes, finishes or starts the object.
+func (r *Resource[M, O]) check(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+	if resp.Plan.Raw.IsNull() || r.conn == nil {
+		return
+	}
+	if !req.State.Raw.IsNull() && len(resp.RequiresReplace) == 0 {
+		if status, _ := statusOf(ctx, req.State); status == engine.StatusReady {
+			return
+		}
+	}
+	var m M
+	if resp.Diagnostics.Append(resp.Plan.Get(ctx, &m)...); resp.Diagnostics.HasError() {
+		return
+	}
+	eng, err := r.engine()
+	if err != nil {
+		return // the provider block waits for another resource: apply asks again
+	}
+	if err := r.kind.Check(ctx, eng, &m); err != nil {
+		resp.Diagnostics.Append(Diagnose(ctx, resp.Plan.Schema.Type(), err, "plan "+r.kind.Noun, r.kind.Name(&m)))
+	}
 }
 
 // ImportState implements resource.ResourceWithImportState.

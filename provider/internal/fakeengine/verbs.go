@@ -143,6 +143,16 @@ func (e *Engine) DeletePool(ctx context.Context, clusterID, name string) error {
 	return remove(e.pools, id, "delete pool", fault)
 }
 
+// CheckLocalNode implements entity.Nodes.
+func (e *Engine) CheckLocalNode(ctx context.Context) error {
+	fault := e.enter(ctx, "CheckLocalNode", "")
+	defer e.mu.Unlock()
+	if fault != nil {
+		return fault.Err
+	}
+	return nil
+}
+
 // CreateNode implements entity.Nodes.
 func (e *Engine) CreateNode(ctx context.Context, spec engine.NodeSpec) (*engine.Node, error) {
 	id := spec.ClusterID + "/" + spec.Name
