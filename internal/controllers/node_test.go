@@ -32,6 +32,7 @@ func TestRegistrationIsClosed(t *testing.T) {
 		{"with a taint that keeps nothing away", func(n *corev1.Node) { n.Spec.Taints[0].Effect = corev1.TaintEffectPreferNoSchedule }, "must register with the taint"},
 		{"in a pool", func(n *corev1.Node) { n.Labels[v1alpha1.PoolLabel] = "rich" }, "edgewright.dev/pool"},
 		{"with a label of its own", func(n *corev1.Node) { n.Labels["team"] = "a" }, "team"},
+		{"in another zone", func(n *corev1.Node) { n.Labels[corev1.LabelTopologyZone] = "rich" }, "topology.kubernetes.io/zone"},
 		{"with a label in the kubelet's namespace", func(n *corev1.Node) { n.Labels["node.kubernetes.io/x"] = "a" }, "node.kubernetes.io/x"},
 		{"as a control plane", func(n *corev1.Node) { n.Labels["node-role.kubernetes.io/control-plane"] = "" }, "node-role"},
 		{"with a record of what is managed", func(n *corev1.Node) {
@@ -60,6 +61,7 @@ func TestNodeMayNotMoveItself(t *testing.T) {
 	}{
 		{"into a pool", `{"metadata":{"labels":{"edgewright.dev/pool":"rich"}}}`, "edgewright.dev/pool"},
 		{"out of its pool", `{"metadata":{"labels":{"edgewright.dev/pool":null}}}`, "edgewright.dev/pool"},
+		{"into another zone", `{"metadata":{"labels":{"topology.kubernetes.io/zone":"rich"}}}`, "topology.kubernetes.io/zone"},
 		{"to a label of its own", `{"metadata":{"labels":{"team":"a"}}}`, "team"},
 		{"by the record of what is managed", `{"metadata":{"annotations":{"edgewright.dev/managed":"{}"}}}`, "edgewright.dev/managed"},
 		{"by dropping that record", `{"metadata":{"annotations":{"edgewright.dev/managed":null}}}`, "edgewright.dev/managed"},
@@ -147,7 +149,7 @@ func TestPlacement(t *testing.T) {
 
 	var node corev1.Node
 	w.get(t, &node, "placed-1")
-	wantLabels(t, &node, map[string]string{"tier": "node", "site": "north", v1alpha1.PoolLabel: "placed"})
+	wantLabels(t, &node, map[string]string{"tier": "node", "site": "north", v1alpha1.PoolLabel: "placed", corev1.LabelTopologyZone: "placed"})
 	if node.Annotations["example.com/site"] != "north" {
 		t.Errorf("annotations are %v", node.Annotations)
 	}

@@ -218,8 +218,8 @@ func TestUnitFailsFast(t *testing.T) {
 	// A better template is judged by its own pods.
 	var ud v1alpha1.UnitDeployment
 	update(t, w, &ud, "default/f-web", func(ud *v1alpha1.UnitDeployment) { ud.Spec.Template.Containers[0].Image = "agnhost:3" })
-	pod = w.podsOf(t, "f-web-f-pool", 1)[0]
 	w.condition(t, "f-web", v1alpha1.ConditionUnitsFailed, metav1.ConditionFalse, "")
+	pod = w.podsOf(t, "f-web-f-pool", 1)[0]
 	w.podStatus(t, pod.Name, func(s *corev1.PodStatus) {
 		s.ContainerStatuses = []corev1.ContainerStatus{{
 			Name: "web", RestartCount: 2,

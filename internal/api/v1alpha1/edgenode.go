@@ -83,7 +83,6 @@ type EdgeNodeStatus struct {
 	RevokedKeys []string `json:"revokedKeys,omitempty"`
 	// Connected says whether a gateway holds a session of the node.
 	// +optional
-	// +optional
 	// +kubebuilder:default=false
 	Connected bool `json:"connected"`
 	// LastConnected is when the session was last seen to begin or end.

@@ -54,16 +54,13 @@ type NodePoolStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Nodes counts the EdgeNodes of the pool, joined or not.
 	// +optional
-	// +optional
 	// +kubebuilder:default=0
 	Nodes int32 `json:"nodes"`
 	// ReadyNodes counts those whose Node is Ready.
 	// +optional
-	// +optional
 	// +kubebuilder:default=0
 	ReadyNodes int32 `json:"readyNodes"`
 	// CutNodes counts the joined ones that hold no tunnel session.
-	// +optional
 	// +optional
 	// +kubebuilder:default=0
 	CutNodes int32 `json:"cutNodes"`

@@ -166,14 +166,11 @@ type UnitDeploymentStatus struct {
 	// Units counts the pools asked for; ReadyUnits those whose rollout is
 	// complete; CutUnits those whose pool holds no connected node.
 	// +optional
-	// +optional
 	// +kubebuilder:default=0
 	Units int32 `json:"units"`
 	// +optional
-	// +optional
 	// +kubebuilder:default=0
 	ReadyUnits int32 `json:"readyUnits"`
-	// +optional
 	// +optional
 	// +kubebuilder:default=0
 	CutUnits int32 `json:"cutUnits"`
