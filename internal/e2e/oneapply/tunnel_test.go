@@ -75,6 +75,8 @@ func attaches(t *testing.T, r *rig.Rig, pod string) {
 	cmd.Env = append(os.Environ(), "EDGE_STATE_DIR="+r.StateDir)
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in // netexec logs to its standard error
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -122,6 +124,7 @@ func forwards(t *testing.T, r *rig.Rig, pod string) {
 		t.Fatal(err)
 	}
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 5 * time.Second
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
