@@ -47,6 +47,7 @@ func TestQuickstart(t *testing.T) {
 	t.Run("pods reach pods, services and names", func(t *testing.T) { podNetwork(t, r) })
 	t.Run("changes in place", func(t *testing.T) { changes(t, r, string(hcl)) })
 	t.Run("drift is seen and put back", func(t *testing.T) { drift(t, r) })
+	t.Run("survives SIGKILL of each process", func(t *testing.T) { survivesKills(t, r) })
 	t.Run("destroy leaves nothing", func(t *testing.T) {
 		r.Destroy(t)
 		uid := id[strings.LastIndexByte(id, '-')+1:]
