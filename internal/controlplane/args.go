@@ -128,7 +128,7 @@ func controllerManagerArgs(s *Spec, l Layout) []string {
 		"--use-service-account-credentials=true",
 		// csrapproving is upstream's approver of node certificates; ours ties
 		// requester to name and key, so upstream's must not run beside it.
-		"--controllers=*,bootstrap-signer-controller,token-cleaner-controller,-certificatesigningrequest-approving-controller",
+		"--controllers=*,-certificatesigningrequest-approving-controller",
 		"--profiling=false",
 	}
 }

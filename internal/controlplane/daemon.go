@@ -113,7 +113,7 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	var dialer net.Dialer
 	gw, err := gateway.New(gateway.Config{
 		Certificate: creds.gatewayCertificate,
-		ClientCAs:   creds.roots,
+		ClientCAs:   creds.ca.Pool(), // not the etcd CA, which roots has for the probes
 		Authorize:   members.authorize,
 		DialAPIServer: func(ctx context.Context) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", loopbackPort(d.spec.Ports.API))
@@ -126,6 +126,7 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	members.revoked = func(node, reason string) { gw.Kick(node, reason) }
 	if err := os.Remove(EgressSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil, fmt.Errorf("remove the old egress socket: %w", err)
 	}

@@ -30,22 +30,21 @@ import (
 type members struct {
 	logger *slog.Logger
 	synced chan struct{} // closed once both watches have synced
+	// revoked is called, without mu held, with a node whose enrolled key is no
+	// longer the one it was: a session of the old key must end, also one that
+	// was admitted a moment before the change was seen.
+	revoked func(node, reason string)
 
 	mu   sync.RWMutex              // guards the fields below
-	keys map[string]enrolment      // by node name
+	keys map[string]string         // fingerprint of the enrolled key, empty before enrolment, by node name
 	pods map[string][]netip.Prefix // pod ranges by node name
-}
-
-type enrolment struct {
-	key     string
-	leaving bool
 }
 
 func newMembers(logger *slog.Logger) *members {
 	return &members{
 		logger: logger,
 		synced: make(chan struct{}),
-		keys:   map[string]enrolment{},
+		keys:   map[string]string{},
 		pods:   map[string][]netip.Prefix{},
 	}
 }
@@ -99,12 +98,18 @@ func (m *members) setEdgeNode(o any, gone bool) {
 		return
 	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
+	before, known := m.keys[n.Name]
+	after := n.Status.Key
 	if gone {
 		delete(m.keys, n.Name)
-		return
+		after = ""
+	} else {
+		m.keys[n.Name] = after
 	}
-	m.keys[n.Name] = enrolment{key: n.Status.Key, leaving: !n.DeletionTimestamp.IsZero()}
+	m.mu.Unlock()
+	if known && before != "" && before != after && m.revoked != nil {
+		m.revoked(n.Name, "the node's key was revoked")
+	}
 }
 
 func (m *members) setNode(o any, gone bool) {
@@ -134,19 +139,19 @@ func (m *members) authorize(node string, leaf *x509.Certificate) error {
 		return errors.New("the gateway has not read its nodes yet; try again")
 	}
 	m.mu.RLock()
-	e, ok := m.keys[node]
+	key, ok := m.keys[node]
 	m.mu.RUnlock()
 	switch {
 	case !ok:
 		return fmt.Errorf("node %q is not declared", node)
-	case e.key == "":
+	case key == "":
 		return fmt.Errorf("node %q has not enrolled", node)
 	}
 	fingerprint, err := pki.Fingerprint(leaf.PublicKey)
 	if err != nil {
 		return fmt.Errorf("node %q: %w", node, err)
 	}
-	if fingerprint != e.key {
+	if fingerprint != key {
 		return fmt.Errorf("node %q presents the key %s, which is not the one it is enrolled with", node, fingerprint)
 	}
 	return nil

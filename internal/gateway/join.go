@@ -14,6 +14,9 @@ const (
 	// joinTimeout bounds a whole join: signing a certificate takes seconds where
 	// the approver has work, and a device tries again after it.
 	joinTimeout = 60 * time.Second
+	// joinReadTimeout is how long a device may take to say what it wants: one
+	// flight over a bad link.
+	joinReadTimeout = 10 * time.Second
 	// joinLinger is how long the device may take to read the answer and leave.
 	joinLinger = 10 * time.Second
 )
@@ -31,35 +34,38 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		sess.Close(tunnel.CloseRateLimited, "too many join attempts from this address; try again in a minute")
 		return
 	}
-	select {
-	case g.joins <- struct{}{}:
-		defer func() { <-g.joins }()
-	default:
-		log.Warn("join refused: too many joins at once")
-		sess.Close(tunnel.CloseRateLimited, "too many joins at once; try again in a minute")
-		return
-	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	st, err := sess.Accept(ctx)
-	if err != nil {
+	st, req, err := acceptJoin(ctx, sess)
+	if st == nil {
 		sess.Close(tunnel.CloseProtocol, "no join request")
 		return
 	}
 	defer context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })()
-	req, err := readJoin(st)
 	if err != nil {
 		log.Warn("join request not understood", "error", err)
 		sess.Close(tunnel.CloseProtocol, "join request not understood")
 		return
 	}
+	// A place is taken only by what has been read, and given back before the
+	// answer is on its way: a stranger who says nothing holds up nobody.
+	select {
+	case g.joins <- struct{}{}:
+	default:
+		log.Warn("join refused: too many joins at once")
+		sess.Close(tunnel.CloseRateLimited, "too many joins at once; try again in a minute")
+		return
+	}
 	start := g.cfg.Clock()
 	resp := g.cfg.Enroller.Enroll(ctx, req, remote)
+	<-g.joins
 	result := "ok"
+	name := req.Name
 	if resp.Error != nil {
 		result = string(resp.Error.Code) + ": " + resp.Error.Message
+		name = "(refused)" // what a stranger typed does not belong into a log
 	}
-	log.Info("join", "name", req.Name, "duration", g.cfg.Clock().Sub(start), "result", result)
+	log.Info("join", "name", name, "duration", g.cfg.Clock().Sub(start), "result", result)
 	b, err := json.Marshal(resp)
 	if err == nil {
 		err = tunnel.WriteFrame(st, b, enroll.MaxMessage)
@@ -68,7 +74,7 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		err = st.CloseWrite()
 	}
 	if err != nil {
-		log.Warn("join answer not sent", "name", req.Name, "error", err)
+		log.Warn("join answer not sent", "name", name, "error", err)
 		sess.Close(tunnel.CloseInternal, "join answer not sent")
 		return
 	}
@@ -87,6 +93,23 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 // errJoinRequest stands for every malformed request: what is in it may be a
 // token, so nothing of it is repeated.
 var errJoinRequest = errors.New("malformed join request")
+
+// acceptJoin waits for the stream and its request, within joinReadTimeout. st is
+// nil where no stream came.
+func acceptJoin(ctx context.Context, sess tunnel.Session) (st tunnel.Stream, req enroll.Request, err error) {
+	ctx, cancel := context.WithTimeout(ctx, joinReadTimeout)
+	defer cancel()
+	st, err = sess.Accept(ctx)
+	if err != nil {
+		return nil, enroll.Request{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
+	req, err = readJoin(st)
+	if stop() {
+		return st, req, err
+	}
+	return st, req, errors.Join(err, ctx.Err())
+}
 
 // readJoin reads one request.
 func readJoin(st interface{ Read([]byte) (int, error) }) (enroll.Request, error) {
