@@ -4,7 +4,11 @@
 set -euo pipefail
 uid=$1
 sudo=()
-[ "$(id -u)" = 0 ] || sudo=(sudo -n)
+if [ "$(id -u)" != 0 ]; then
+  sudo=(sudo -n)
+  # Without root the looks below would find nothing and prove nothing.
+  "${sudo[@]}" true || { echo 'cannot look for what is left without root: type `sudo -v` and run this again' >&2; exit 2; }
+fi
 left=0
 check() { # check <what> <lines>
   if [ -n "$2" ]; then

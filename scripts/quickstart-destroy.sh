@@ -10,12 +10,16 @@ if [ ! -e "$work/terraform-program" ]; then
 fi
 terraform=$(cat "$work/terraform-program")
 cd "$work"
-id=$("$terraform" output -raw cluster_id 2>/dev/null || true)
 use_built_provider "$work"
+id=$("$terraform" output -raw cluster_id 2>/dev/null || true)
+if [ -z "$id" ]; then
+  # An apply that never came to an output has the cluster in its state all the same.
+  id=$("$terraform" show -json | grep -o '"id":"local/[^"/]*"' | head -n 1 | cut -d '"' -f 4 || true)
+fi
 "$terraform" destroy -input=false -auto-approve
-
-uid=${id##*-}
-if [ -n "$uid" ]; then
-  "$root/scripts/leftovers.sh" "$uid"
+if [ -n "$id" ]; then
+  "$root/scripts/leftovers.sh" "${id##*-}"
+else
+  echo "the state named no cluster, so there was nothing to destroy"
 fi
 rm -rf "$work"
