@@ -47,7 +47,9 @@ func (c cgroups) unified() bool {
 
 // hostCgroups reads the machine's mount table.
 func hostCgroups() (cgroups, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	// thread-self, not self: that is the main thread, which may have ended in
+	// namespaces that a call on a thread of its own had entered.
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

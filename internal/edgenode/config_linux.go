@@ -38,7 +38,6 @@ const (
 	cniConfigDir       = "/etc/cni/net.d"
 	cniConfigFile      = "10-edge.conflist"
 	podResolvConf      = "pod-resolv.conf"
-	nodeResolvConf     = "/etc/resolv.conf"
 	lanLink            = "eth0"
 	defaultDNSDomain   = "cluster.local"
 	apiserverName      = "kubernetes.default.svc"

@@ -152,7 +152,9 @@ func identify(dir string) (*Spec, error) {
 // mountsBelow lists what the machine has mounted at or below a directory,
 // deepest first. A node's own mounts are not among it.
 func mountsBelow(dir string) ([]string, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	// thread-self, not self: that is the main thread, which may have ended in
+	// namespaces that a call on a thread of its own had entered.
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, err
 	}

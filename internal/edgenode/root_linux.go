@@ -26,9 +26,8 @@ type rootPlan struct {
 	paths []string
 	// etc holds small files of /etc by name.
 	etc map[string]string
-	// resolvers is a directory of the machine where its resolver writes
-	// resolv.conf; empty if that is a plain file.
-	resolvers string
+	// resolvers are what resolverDirs says.
+	resolvers []string
 	// sysctls are kernel settings that kubelet insists on; see maskSysctls.
 	sysctls map[string]string
 }
@@ -86,9 +85,7 @@ func planRoot(s *Spec, dir, edge string) (rootPlan, error) {
 			p.sysctls[name] = want
 		}
 	}
-	if target, err := filepath.EvalSymlinks("/etc/resolv.conf"); err == nil && strings.HasPrefix(target, "/run/") {
-		p.resolvers = filepath.Dir(target)
-	}
+	p.resolvers = resolverDirs()
 	id := sha256.Sum256([]byte("edge machine id of " + s.ClusterUID + "/" + s.Name))
 	p.etc = map[string]string{
 		"hostname":   s.Name + "\n",
@@ -336,25 +333,22 @@ func (b *rootBuilder) etc(p rootPlan) {
 			b.bind(path, path, unix.MS_REC|unix.MS_RDONLY)
 		}
 	}
-	// The machine's own resolv.conf, so that a change of it is seen: the
-	// directory if it is replaced in there, else a copy, which the daemon's next
-	// start renews.
-	if p.resolvers != "" {
-		b.bind(p.resolvers, p.resolvers, unix.MS_RDONLY)
-		b.do("link /etc/resolv.conf", func() error {
-			target, err := filepath.EvalSymlinks("/etc/resolv.conf")
-			if err != nil {
-				return err
-			}
-			return os.Symlink(target, filepath.Join(b.root, "etc/resolv.conf"))
-		})
-		return
+	for _, dir := range p.resolvers {
+		b.bind(dir, dir, unix.MS_RDONLY)
 	}
-	text, err := os.ReadFile("/etc/resolv.conf")
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		b.do("read /etc/resolv.conf", func() error { return err })
+	// A link into one of those directories stays one; a plain file is shown as
+	// it is, and seen to change as long as it is edited and not replaced.
+	target, err := filepath.EvalSymlinks(machineResolvConf)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		b.write(machineResolvConf, "")
+	case err == nil && slices.Contains(p.resolvers, filepath.Dir(target)):
+		b.do("link "+machineResolvConf, func() error { return os.Symlink(target, filepath.Join(b.root, machineResolvConf)) })
+	case err == nil:
+		b.bind(target, machineResolvConf, unix.MS_RDONLY)
+	default:
+		b.do("find "+machineResolvConf, func() error { return err })
 	}
-	b.write("etc/resolv.conf", string(text))
 }
 
 // state shows what the node reads and writes of its own.

@@ -101,6 +101,7 @@ func TestNodeRoot(t *testing.T) {
 echo 1 > /proc/sys/vm/overcommit_memory
 [ "$(cat /proc/sys/kernel/panic_on_oops)" = 1 ]
 grep -q '^tcp' /etc/protocols
+cat /etc/resolv.conf > %[1]s/resolvers
 echo disk > /var/lib/kubelet/disk
 echo memory > /run/memory
 echo node > %[1]s/node-was-here
@@ -122,6 +123,9 @@ cat %[5]s
 	}
 	if got := get(t, filepath.Join(dir, "node-was-here")); got != "node" {
 		t.Errorf("the node dir holds %q", got)
+	}
+	if got, want := get(t, filepath.Join(dir, "resolvers")), get(t, machineResolvConf); got != want {
+		t.Errorf("the node sees the name servers %q, this machine %q", got, want)
 	}
 	if _, err := os.Stat("/run/memory"); !os.IsNotExist(err) {
 		t.Errorf("the node wrote to this machine's /run: %v", err)

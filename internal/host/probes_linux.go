@@ -45,7 +45,9 @@ func freeBytes(dir string) (uint64, error) {
 }
 
 func rootIsInitramfs() (bool, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	// thread-self, not self: that is the main thread, which may have ended in
+	// namespaces that a call on a thread of its own had entered.
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return false, err
 	}
