@@ -99,12 +99,12 @@ func awaitCertificate(ctx context.Context, watcher watch.Interface, csr *certifi
 			if !ok || event.Type == watch.Error {
 				return csr, false, nil
 			}
+			current, isCSR := event.Object.(*certificatesv1.CertificateSigningRequest)
+			if !isCSR || current.Name != csr.Name {
+				continue
+			}
 			if event.Type == watch.Deleted {
 				return csr, false, fmt.Errorf("request %s was deleted before it was signed", csr.Name)
-			}
-			current, isCSR := event.Object.(*certificatesv1.CertificateSigningRequest)
-			if !isCSR {
-				continue
 			}
 			done, err := certificateDone(current)
 			if done || err != nil {
