@@ -19,5 +19,5 @@ func freeSpace(path string) (free uint64, fsName string, err error) {
 	if err := unix.Stat(path, &info); err != nil {
 		return 0, "", fmt.Errorf("stat %s: %w", path, err)
 	}
-	return uint64(st.Bavail) * uint64(st.Bsize), fmt.Sprint(info.Dev), nil
+	return st.Bavail * uint64(st.Bsize), fmt.Sprint(info.Dev), nil
 }

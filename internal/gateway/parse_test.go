@@ -137,7 +137,7 @@ func TestAddrLimiter(t *testing.T) {
 	now := time.Unix(1000, 0)
 	l := newAddrLimiter(1, 2, 3)
 	take := func(a string) bool { return l.allow(netip.MustParseAddr(a), now) }
-	if !take("10.0.0.1") || !take("10.0.0.1") || take("::ffff:10.0.0.1") {
+	if !take("10.0.0.1") || !take("::ffff:10.0.0.1") || take("::ffff:10.0.0.1") {
 		t.Error("burst of an IPv4 address")
 	}
 	if !take("fd00::1") || !take("fd00::2") || take("fd00::ffff:1") {

@@ -77,7 +77,7 @@ func (x *exchange) readBody() ([]byte, bool) {
 	// Connections keep real time, whatever clock the hub has. Where deadlines
 	// are not supported (tests' recorders) a body is in memory already.
 	if err := control.SetReadDeadline(time.Now().Add(bodyReadTimeout)); err == nil {
-		defer control.SetReadDeadline(time.Time{})
+		defer func() { _ = control.SetReadDeadline(time.Time{}) }() // a connection that is gone needs none
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, maxRequestBody))
 	if err != nil {

@@ -68,7 +68,7 @@ func (p *protobufFrames) read() ([]byte, error) {
 	frame.Grow(frameHeader + min(int(size), copyBuffer))
 	frame.Write(header[:])
 	if _, err := io.CopyN(&frame, p.r, int64(size)); err != nil {
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = io.ErrUnexpectedEOF
 		}
 		return nil, err

@@ -74,7 +74,7 @@ func (c *Config) validate() error {
 	case c.NodeName == "":
 		return errors.New("NodeName is empty")
 	case c.Listener == nil:
-		return errors.New("Listener is nil")
+		return errors.New("no Listener")
 	case c.ServingCertificate == nil:
 		return errors.New("ServingCertificate is nil")
 	case c.LocalCA == nil:
@@ -177,7 +177,9 @@ func (h *Hub) Serve(ctx context.Context) error {
 			h.log.Debug("close the hub's listener", "error", err)
 		}
 	}
-	<-done
+	if err := <-done; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("hub of node %s: %w", h.config.NodeName, err)
+	}
 	return nil
 }
 

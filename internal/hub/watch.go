@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"errors"
 	"io"
 
 	"k8s.io/apimachinery/pkg/util/resourceversion"
@@ -53,7 +54,7 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 	waiting := wr.inject == injectLast
 	for {
 		frame, err := codec.read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {

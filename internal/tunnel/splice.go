@@ -137,7 +137,7 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 		if rerr == nil {
 			continue
 		}
-		if rerr != io.EOF {
+		if !errors.Is(rerr, io.EOF) {
 			s.abort(rerr)
 			return n
 		}

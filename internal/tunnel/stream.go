@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
@@ -33,7 +34,7 @@ func newStreamConn(s *quic.Stream, c *quic.Conn) *streamConn { return &streamCon
 
 func (c *streamConn) Read(p []byte) (int, error) {
 	n, err := c.s.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = c.mapError(err)
 	}
 	return n, err

@@ -56,7 +56,11 @@ func survivesKills(t *testing.T, r *rig.Rig) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range files {
+		below, err := filepath.Glob(filepath.Join(dir, "*", "*.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range append(files, below...) {
 			name := strings.TrimSuffix(filepath.Base(f), ".json")
 			if pid, _ := record(t, r, f); pid != 0 && name != "status" {
 				victims = append(victims, running{name + " of " + what, f, pid})

@@ -196,7 +196,7 @@ func (r *Resource[M, O]) write(ctx context.Context, w written, plan tfsdk.Plan, 
 	if diags.Append(r.kind.Refresh(ctx, m, obj)...); diags.HasError() {
 		return diags
 	}
-	got := tfsdk.State{Schema: plan.Schema, Raw: plan.Raw}
+	got := tfsdk.State(plan)
 	if diags.Append(got.Set(ctx, m)...); diags.HasError() {
 		return diags
 	}
