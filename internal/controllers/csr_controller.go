@@ -36,7 +36,7 @@ func (r *certificateReconciler) setup(mgr ctrl.Manager) error {
 		For(&certificatesv1.CertificateSigningRequest{}).
 		WithEventFilter(undecided).
 		WithOptions(options(joinConcurrency)).
-		Complete(r)
+		Complete(quiet(r))
 }
 
 // Reconcile decides one request.

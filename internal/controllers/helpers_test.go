@@ -120,6 +120,14 @@ func (w *world) delete(t *testing.T, object client.Object) {
 	}
 }
 
+// cleanup deletes an object after a test, whose context has ended.
+func (w *world) cleanup(t *testing.T, object client.Object) {
+	t.Helper()
+	if err := w.admin.Delete(context.WithoutCancel(t.Context()), object); client.IgnoreNotFound(err) != nil {
+		t.Errorf("clean up %s: %v", object.GetName(), err)
+	}
+}
+
 // update changes an object until nobody else did at the same time.
 func update[T client.Object](t *testing.T, w *world, object T, key string, change func(T)) {
 	t.Helper()

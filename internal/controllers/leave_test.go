@@ -3,7 +3,6 @@
 package controllers_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -224,14 +223,12 @@ func TestCutNodeIsNotWaitedFor(t *testing.T) {
 		}
 		return nil
 	})
-	// Nor can it come back to the Node list in a way that counts: what it
-	// registers stays closed, and no pool has it.
-	if _, err := kubelet.CoreV1().Nodes().Create(t.Context(), freshNode("cutoff-1"), metav1.CreateOptions{}); err != nil {
+	// Nor can it come back: what it registers goes again.
+	again, err := kubelet.CoreV1().Nodes().Create(t.Context(), freshNode("cutoff-1"), metav1.CreateOptions{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		_ = w.admin.Delete(context.Background(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "cutoff-1"}})
-	})
+	eventually(t, "orphan goes", func() error { return w.gone(t.Context(), &corev1.Node{}, again.Name) })
 	// Other hardware may have the name now.
 	newDevice(t).mustJoin(t, w, w.mint(t, enroll.MintOptions{Pool: "cutoff"}), "cutoff-1")
 	var edge v1alpha1.EdgeNode
@@ -248,4 +245,67 @@ func TestDeclaredNodeLeavesAtOnce(t *testing.T) {
 	w.phase(t, "neverjoined-1", v1alpha1.NodeDeclared)
 	w.delete(t, &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: "neverjoined-1"}})
 	w.wantGone(t, "neverjoined-1")
+}
+
+// A declaration under the name of a node that the cluster has anyway gives
+// nobody power over that node, and leaves it alone when it goes.
+func TestForeignNodeIsLeftAlone(t *testing.T) {
+	w := real(t)
+	w.pool(t, "foreign", v1alpha1.NodePoolSpec{Labels: map[string]string{"tier": "pool"}})
+	w.create(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "foreign-cp"}})
+	t.Cleanup(func() { w.cleanup(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "foreign-cp"}}) })
+	w.podOn(t, "foreign-cp", "foreign-pod", nil)
+	w.create(t, &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: "foreign-cp"}, Spec: v1alpha1.EdgeNodeSpec{Pool: "foreign"}})
+	eventually(t, "the name is told to be taken", func() error {
+		var edge v1alpha1.EdgeNode
+		w.get(t, &edge, "foreign-cp")
+		placed := meta.FindStatusCondition(edge.Status.Conditions, v1alpha1.ConditionPlaced)
+		if placed == nil || placed.Reason != "NameTaken" {
+			return fmt.Errorf("condition is %+v", placed)
+		}
+		return nil
+	})
+	token := w.mint(t, enroll.MintOptions{Pool: "foreign", Node: "foreign-cp"})
+	wantRefusal(t, newDevice(t).join(t, w, token, "foreign-cp"), enroll.CodeNameConflict)
+	w.delete(t, &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: "foreign-cp"}})
+	eventually(t, "the declaration goes", func() error { return w.gone(t.Context(), &v1alpha1.EdgeNode{}, "foreign-cp") })
+	var node corev1.Node
+	w.get(t, &node, "foreign-cp")
+	if node.Spec.Unschedulable || node.Labels["tier"] != "" || node.Annotations[v1alpha1.ManagedAnnotation] != "" {
+		t.Errorf("it was touched: %+v", node)
+	}
+	w.get(t, &corev1.Pod{}, "default/foreign-pod")
+}
+
+// Controllers that are stopped in the middle of a drain go on with it.
+func TestDrainGoesOnAfterARestart(t *testing.T) {
+	w := real(t)
+	w.joined(t, "resumed", "resumed-1")
+	update(t, w, &v1alpha1.EdgeNode{}, "resumed-1", func(n *v1alpha1.EdgeNode) {
+		n.Spec.Drain = &v1alpha1.DrainSpec{Timeout: &metav1.Duration{Duration: 10 * time.Minute}}
+	})
+	w.podOn(t, "resumed-1", "resumed-held", func(p *corev1.Pod) { p.Finalizers = []string{"example.com/hold"} })
+	w.delete(t, &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: "resumed-1"}})
+	draining := func() *metav1.Condition {
+		t.Helper()
+		var condition *metav1.Condition
+		eventually(t, "it drains", func() error {
+			condition = w.drainedCondition(t, "resumed-1")
+			if condition == nil || condition.Reason != "Draining" || !strings.Contains(condition.Message, "resumed-held (stopping)") {
+				return fmt.Errorf("condition is %+v", condition)
+			}
+			return nil
+		})
+		return condition
+	}
+	before := draining()
+	if err := w.stopControllers(); err != nil {
+		t.Fatal(err)
+	}
+	w.startControllers(t)
+	if after := draining(); !after.LastTransitionTime.Equal(&before.LastTransitionTime) {
+		t.Error("the drain began anew")
+	}
+	update(t, w, &corev1.Pod{}, "default/resumed-held", func(p *corev1.Pod) { p.Finalizers = nil })
+	w.wantGone(t, "resumed-1")
 }

@@ -44,9 +44,13 @@ type world struct {
 	tokens    *enroll.Store
 	service   *enroll.Service
 	clock     *offsetClock
-	// ended is closed when the controllers have, with runErr.
-	ended  chan struct{}
-	runErr error
+	// controllers is the identity they run as; ended is closed when they have,
+	// with runErr.
+	controllers *rest.Config
+	logger      *slog.Logger
+	cancel      context.CancelFunc
+	ended       chan struct{}
+	runErr      error
 }
 
 var shared *world
@@ -80,19 +84,19 @@ func runMain(m *testing.M) (code int) {
 			code = fail(err)
 		}
 	}()
-	w, stop, err := newWorld(ctx, server)
+	w, err := newWorld(ctx, server)
 	if err != nil {
 		return fail(fmt.Errorf("%w (apiserver: %v)", err, server.Ready(ctx)))
 	}
 	shared = w
 	code = m.Run()
-	if err := stop(); err != nil {
+	if err := w.stopControllers(); err != nil {
 		code = fail(err)
 	}
 	return code
 }
 
-func newWorld(ctx context.Context, server *apitest.Server) (*world, func() error, error) {
+func newWorld(ctx context.Context, server *apitest.Server) (*world, error) {
 	logger := slog.New(slog.NewTextHandler(io.Discard, nil))
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -100,55 +104,68 @@ func newWorld(ctx context.Context, server *apitest.Server) (*world, func() error
 	w := &world{server: server, sessions: newFakeSessions(), kicks: &kickLog{}, clock: &offsetClock{}}
 	var err error
 	if w.adminConf, err = server.Admin(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	installCtx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// The apiserver is still starting: that is when Install is called for real.
 	if err := controllers.Install(installCtx, w.adminConf, logger); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, appsv1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	if w.admin, err = client.NewWithWatch(w.adminConf, client.Options{Scheme: scheme}); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if w.kube, err = kubernetes.NewForConfig(w.adminConf); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	w.tokens = w.tokenStore(realClock{})
 	gateway, err := server.Config(v1alpha1.GatewayUser)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	w.service, err = enroll.NewService(enroll.ServiceConfig{
 		RESTConfig: gateway, Logger: logger,
 		Cluster: enroll.Cluster{ID: "local/test-00000001", Name: "test", CACertificate: string(server.CA.PEM())},
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	identity, err := server.Config(v1alpha1.ControllersUser)
-	if err != nil {
-		return nil, nil, err
+	if w.controllers, err = server.Config(v1alpha1.ControllersUser); err != nil {
+		return nil, err
 	}
-	runCtx, stopRun := context.WithCancel(ctx)
-	w.ended = make(chan struct{})
+	w.logger = logger
+	w.run()
+	return w, nil
+}
+
+// run starts the controllers; stopControllers ends them.
+func (w *world) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	w.ended, w.cancel = make(chan struct{}), cancel
 	go func() {
 		defer close(w.ended)
-		w.runErr = controllers.Run(runCtx, controllers.Config{
-			RESTConfig: identity, Sessions: w.sessions, Kick: w.kicks.kick, Logger: logger, Clock: w.clock,
+		w.runErr = controllers.Run(ctx, controllers.Config{
+			RESTConfig: w.controllers, Sessions: w.sessions, Kick: w.kicks.kick, Logger: w.logger, Clock: w.clock,
 		})
 	}()
-	return w, func() error {
-		stopRun()
-		<-w.ended
-		return w.runErr
-	}, nil
+}
+
+func (w *world) stopControllers() error {
+	w.cancel()
+	<-w.ended
+	return w.runErr
+}
+
+func (w *world) startControllers(t *testing.T) {
+	t.Helper()
+	w.run()
+	w.alive(t)
 }
 
 // fakeSessions stands for the gateway.

@@ -67,7 +67,7 @@ func (r *nodeReconciler) setup(mgr ctrl.Manager) error {
 		Watches(&rbacv1.ClusterRoleBinding{}, byNodeLabel).
 		WatchesRawSource(source.Func(r.followSessions)).
 		WithOptions(options(joinConcurrency)).
-		Complete(r)
+		Complete(quiet(r))
 }
 
 // followSessions queues a node whose session began or ended.
@@ -123,6 +123,9 @@ type nodeView struct {
 	edge *v1alpha1.EdgeNode
 	pool *v1alpha1.NodePool // nil: no such pool
 	node *corev1.Node       // nil: not registered
+	// foreign says that there is a Node of this name that never joined through
+	// a gateway. It is not looked at any further, and never touched.
+	foreign bool
 
 	connected bool
 	// again is when to look once more without an event; zero for never.
@@ -159,7 +162,7 @@ func (r *nodeReconciler) view(ctx context.Context, name string) (*nodeView, erro
 	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, view.edge); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forgetKey(name)
-			return nil, nil
+			return nil, r.removeOrphan(ctx, name)
 		}
 		return nil, fmt.Errorf("read node %s: %w", name, err)
 	}
@@ -173,6 +176,9 @@ func (r *nodeReconciler) view(ctx context.Context, name string) (*nodeView, erro
 	} else if err != nil {
 		return nil, fmt.Errorf("read Node object %s: %w", name, err)
 	}
+	if view.node != nil && !belongs(view.edge, view.node) {
+		view.node, view.foreign = nil, true
+	}
 	view.connected = r.sessions.Connected(name)
 	if !view.connected && view.edge.Status.Connected {
 		if left := sessionsGrace - r.clock.Since(r.started); left > 0 {
@@ -180,6 +186,43 @@ func (r *nodeReconciler) view(ctx context.Context, name string) (*nodeView, erro
 		}
 	}
 	return view, nil
+}
+
+// belongs says whether a Node is the one that its EdgeNode speaks of: a device
+// has enrolled, or the Node carries what only nodes of ours do. Where a cluster
+// has other nodes, a declaration of one's name must not put it into our hands.
+func belongs(edge *v1alpha1.EdgeNode, node *corev1.Node) bool {
+	return edge.Status.Key != "" || len(edge.Status.RevokedKeys) > 0 || enroll.IsEdgeNode(node)
+}
+
+// removeOrphan deletes a Node of ours that no EdgeNode stands for: one whose
+// kubelet registered it once more while it was being removed.
+func (r *nodeReconciler) removeOrphan(ctx context.Context, name string) error {
+	var node corev1.Node
+	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, &node); err != nil {
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("read Node object %s: %w", name, err)
+	}
+	if !enroll.IsEdgeNode(&node) {
+		return nil
+	}
+	// The two kinds come by two watches, so an EdgeNode that is not in the cache
+	// may be there all the same.
+	err := r.live.Get(ctx, client.ObjectKey{Name: name}, &v1alpha1.EdgeNode{})
+	if err == nil {
+		return nil
+	}
+	if !apierrors.IsNotFound(err) {
+		return fmt.Errorf("read node %s: %w", name, err)
+	}
+	r.log.Warn("removing a Node object that is not declared", "node", name)
+	r.kick(name, "node "+name+" is not declared")
+	if err := r.client.Delete(ctx, &node, client.Preconditions{UID: &node.UID}); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("remove Node object %s: %w", name, err)
+	}
+	return nil
 }
 
 // dropReplacedKey ends the session of a device whose key lost the name. The
@@ -248,6 +291,9 @@ func hubBinding(edge *v1alpha1.EdgeNode) *rbacv1.ClusterRoleBinding {
 func (r *nodeReconciler) place(ctx context.Context, view *nodeView) (metav1.Condition, error) {
 	outcome := metav1.Condition{Type: v1alpha1.ConditionPlaced, Status: metav1.ConditionFalse}
 	switch {
+	case view.foreign:
+		outcome.Reason, outcome.Message = "NameTaken", "a Node of this name exists that did not join through a gateway; it is left alone"
+		return outcome, nil
 	case view.node == nil:
 		outcome.Reason, outcome.Message = "NotRegistered", "the kubelet has not registered yet"
 		return outcome, nil

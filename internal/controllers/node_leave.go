@@ -69,7 +69,7 @@ func (r *nodeReconciler) leave(ctx context.Context, view *nodeView) (reconcile.R
 	if err := r.revoke(ctx, view.edge); err != nil {
 		return reconcile.Result{}, err
 	}
-	if err := r.remove(ctx, view.edge.Name); err != nil {
+	if err := r.remove(ctx, view); err != nil {
 		return reconcile.Result{}, err
 	}
 	// Once more: a gateway that did not know of the revocation yet may have
@@ -220,10 +220,14 @@ func (r *nodeReconciler) revoke(ctx context.Context, edge *v1alpha1.EdgeNode) er
 
 // remove deletes what a node leaves behind. Its device can no longer write any
 // of it anew: its session is over and its key is revoked.
-func (r *nodeReconciler) remove(ctx context.Context, name string) error {
+func (r *nodeReconciler) remove(ctx context.Context, view *nodeView) error {
+	name := view.edge.Name
 	binding := &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: HubBindingName(name)}}
 	if err := r.client.Delete(ctx, binding); client.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("remove hub binding of node %s: %w", name, err)
+	}
+	if view.foreign {
+		return nil
 	}
 	// The Node before its pods: DaemonSets would put theirs back.
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}

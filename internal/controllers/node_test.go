@@ -264,7 +264,6 @@ func TestSessionEndsAndBegins(t *testing.T) {
 		})
 	}
 	connected(true)
-	update(t, w, &v1alpha1.NodePool{}, "session", func(*v1alpha1.NodePool) {})
 	w.pastGrace(t)
 	w.sessions.set("session-1", false)
 	connected(false)

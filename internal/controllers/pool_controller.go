@@ -52,7 +52,7 @@ func (r *poolReconciler) setup(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.EdgeNode{}, poolOfNode).
 		Watches(&corev1.Node{}, poolByLabel, builder.WithPredicates(nodeChanges())).
 		WithOptions(options(poolConcurrency)).
-		Complete(r)
+		Complete(quiet(r))
 }
 
 // Reconcile brings one pool into step.

@@ -27,7 +27,7 @@ func (r *tokenReconciler) setup(mgr ctrl.Manager) error {
 		Named("tokens").
 		For(&corev1.Secret{}).
 		WithOptions(options(1)).
-		Complete(r)
+		Complete(quiet(r))
 }
 
 // Reconcile removes one record or comes back when it is time to.

@@ -60,7 +60,7 @@ func (r *unitReconciler) setup(mgr ctrl.Manager) error {
 			return object.(*v1alpha1.EdgeNode).Spec.Pool
 		}), builder.WithPredicates(sessionChanges())).
 		WithOptions(options(unitConcurrency)).
-		Complete(r)
+		Complete(quiet(r))
 }
 
 // existence lets pass what appears or goes.

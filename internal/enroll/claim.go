@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -62,6 +63,9 @@ func (s *Service) claimOnce(ctx context.Context, token Token, req Request, key s
 			return nil, err
 		}
 	}
+	if err := s.nameIsFree(ctx, req.Name, node); err != nil {
+		return nil, err
+	}
 	if err := s.tokens.use(ctx, record, req.Name, key); err != nil {
 		return nil, err
 	}
@@ -86,6 +90,34 @@ func (s *Service) readNode(ctx context.Context, name string) (*v1alpha1.EdgeNode
 		return nil, fmt.Errorf("look up node %s: %w", name, err)
 	}
 	return &node, nil
+}
+
+// IsEdgeNode says whether a Node was registered by a node of ours: it carries
+// the taint that the policies want at registration, or the node controller's
+// record. Where a cluster has other nodes, too, theirs carry neither.
+func IsEdgeNode(node *corev1.Node) bool {
+	if _, managed := node.Annotations[v1alpha1.ManagedAnnotation]; managed {
+		return true
+	}
+	return slices.ContainsFunc(node.Spec.Taints, func(t corev1.Taint) bool { return t.Key == v1alpha1.UnplacedTaint })
+}
+
+// nameIsFree refuses a first claim to the name of a Node that is not ours: its
+// certificate would let the device pass for a node of the cluster proper.
+func (s *Service) nameIsFree(ctx context.Context, name string, edge *v1alpha1.EdgeNode) error {
+	if edge != nil && edge.Status.Key != "" {
+		return nil
+	}
+	node, err := s.kube.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look for Node object %s: %w", name, err)
+	case IsEdgeNode(node):
+		return nil
+	}
+	return refuse(CodeNameConflict, "a node "+name+" exists that did not join this way")
 }
 
 // mayHold decides whether a key that comes with a token may hold a name that
