@@ -133,11 +133,12 @@ func (e *Engine) ClusterDir(id string) (string, error) {
 }
 
 // Kubeconfig is the exec-plugin kubeconfig of a cluster, naming the edge program
-// by its absolute path.
+// and the state directory by their absolute paths: it works from anywhere and
+// without EDGE_STATE_DIR.
 func (e *Engine) Kubeconfig(ctx context.Context, id string) (string, error) {
 	c, err := e.ReadCluster(ctx, id)
 	if c == nil || (err != nil && c.CACertificate == "") {
 		return "", err
 	}
-	return execKubeconfig(c, e.state.bin("edge")), nil
+	return execKubeconfig(c, e.state.bin("edge"), "--state-dir", e.opts.StateDir), nil
 }

@@ -2,15 +2,17 @@ package engine
 
 import (
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"os/user"
 	"path/filepath"
-	"strings"
+	"slices"
 	"time"
+
+	clientcmdv1 "k8s.io/client-go/tools/clientcmd/api/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
@@ -105,38 +107,40 @@ func (e *Engine) mint(r *record, operator string, ttl time.Duration) (*Credentia
 	}, nil
 }
 
+// installHint is what kubectl prints when it does not find the edge program.
+const installHint = `The edge program is not on the PATH. It is linked as bin/edge below the
+state directory (~/.edge unless EDGE_STATE_DIR says otherwise):
+export PATH="$HOME/.edge/bin:$PATH"
+`
+
 // execKubeconfig is a kubeconfig without a secret: kubectl runs
-// `edge credentials <id>` when it needs a certificate.
-func execKubeconfig(c *Cluster, edge string) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, `apiVersion: v1
-kind: Config
-clusters:
-- name: %[1]s
-  cluster:
-    server: %[2]s
-    certificate-authority-data: %[3]s
-contexts:
-- name: %[1]s
-  context:
-    cluster: %[1]s
-    user: %[1]s
-current-context: %[1]s
-users:
-- name: %[1]s
-  user:
-    exec:
-      apiVersion: client.authentication.k8s.io/v1
-      command: %[4]s
-      args:
-      - credentials
-      - %[5]s
-      interactiveMode: Never
-      provideClusterInfo: false
-      installHint: |
-        The edge program is not on the PATH. It is linked as bin/edge below the
-        state directory (~/.edge unless EDGE_STATE_DIR says otherwise):
-        export PATH="$HOME/.edge/bin:$PATH"
-`, c.Spec.Name, c.Endpoint, base64.StdEncoding.EncodeToString([]byte(c.CACertificate)), edge, c.ID)
-	return b.String()
+// `<edge> <flags> credentials <id>` when it needs a certificate. Names come from
+// the parsed id and the text from a YAML encoder, because a cluster elsewhere
+// says its id and name itself: what it says must become neither another entry nor
+// another argument. It is empty where the id is none.
+func execKubeconfig(c *Cluster, edge string, flags ...string) string {
+	id, err := parseClusterID(c.ID)
+	if err != nil {
+		return ""
+	}
+	text, err := yaml.Marshal(clientcmdv1.Config{
+		APIVersion: "v1",
+		Kind:       "Config",
+		Clusters: []clientcmdv1.NamedCluster{{Name: id.Name, Cluster: clientcmdv1.Cluster{
+			Server: c.Endpoint, CertificateAuthorityData: []byte(c.CACertificate),
+		}}},
+		Contexts:       []clientcmdv1.NamedContext{{Name: id.Name, Context: clientcmdv1.Context{Cluster: id.Name, AuthInfo: id.Name}}},
+		CurrentContext: id.Name,
+		AuthInfos: []clientcmdv1.NamedAuthInfo{{Name: id.Name, AuthInfo: clientcmdv1.AuthInfo{Exec: &clientcmdv1.ExecConfig{
+			APIVersion:      "client.authentication.k8s.io/v1",
+			Command:         edge,
+			Args:            append(slices.Clone(flags), "credentials", id.String()),
+			InteractiveMode: clientcmdv1.NeverExecInteractiveMode,
+			InstallHint:     installHint,
+		}}}},
+	})
+	if err != nil {
+		return "" // strings and byte slices always encode
+	}
+	return string(text)
 }

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,28 @@ func TestExecKubeconfigIsValidAndHoldsNoSecret(t *testing.T) {
 	}
 	if got := cfg.Clusters[cfg.Contexts[cfg.CurrentContext].Cluster]; got.Server != c.Endpoint || string(got.CertificateAuthorityData) != c.CACertificate {
 		t.Errorf("cluster: %+v", got)
+	}
+}
+
+func TestExecKubeconfigIsNotInjected(t *testing.T) {
+	evil := "c\n- name: evil\n  user: {token: x}"
+	c := &Cluster{ID: "local/c-1f2e3d4c@--seed: {a", Spec: ClusterSpec{Name: evil}, Endpoint: "https://127.0.0.1:1\nusers: []", CACertificate: evil}
+	cfg, err := clientcmd.Load([]byte(execKubeconfig(c, `/home/a "b": #c/bin/edge`, "--state-dir", `/home/a "b": #c`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := cfg.AuthInfos["c"]
+	if len(cfg.AuthInfos) != 1 || len(cfg.Clusters) != 1 || user == nil || user.Token != "" || cfg.Clusters["c"].Server != c.Endpoint {
+		t.Fatalf("%+v", cfg)
+	}
+	if want := []string{"--state-dir", `/home/a "b": #c`, "credentials", "local/c-1f2e3d4c"}; user.Exec.Command != `/home/a "b": #c/bin/edge` || !slices.Equal(user.Exec.Args, want) {
+		t.Errorf("%s %q", user.Exec.Command, user.Exec.Args)
+	}
+	for _, id := range []string{"", "--state-dir=/x", "local/c-1f2e3d4c\n"} {
+		c.ID = id
+		if text := execKubeconfig(c, "edge"); text != "" {
+			t.Errorf("id %q: %s", id, text)
+		}
 	}
 }
 
