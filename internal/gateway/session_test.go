@@ -260,7 +260,7 @@ func TestShortCut(t *testing.T) {
 		c := l.connected("berlin-1:10250")
 		roundTrip(t, c, []byte("before"))
 		l.net.Cut(edgeAddr, true)
-		<-time.After(20 * time.Second)
+		<-time.After(tunnel.IdleTimeout - tunnel.KeepAlive - 2*time.Second)
 		l.net.Cut(edgeAddr, false)
 		start := time.Now()
 		n.Poke()
