@@ -18,6 +18,11 @@ const (
 	minKernelMajor, minKernelMinor = 5, 13
 	// minDiskBytes is what a node's images and containers need to start with.
 	minDiskBytes = 2 << 30
+	// inotifyRoom is how many inotify instances must be free: a node opens 8 to
+	// 10 (kubelet, containerd, shims), the control plane beside it about 17, and
+	// pods want some. The kernel's default is 128 for each user, all of root's
+	// programs together, and who gets none fails late and obscurely.
+	inotifyRoom = 24
 )
 
 // Machine is what the probes ask. LocalMachine is this one; tests bring others.
@@ -40,6 +45,8 @@ type Machine struct {
 	RootIsInitramfs func() (bool, error)
 	// Overlay mounts an overlay whose upper directory is below dir.
 	Overlay func(dir string) error
+	// Inotify opens n inotify instances at once and closes them.
+	Inotify func(n int) error
 	// Network makes a bridge, a cable and a rule set in a scratch namespace.
 	Network func(ctx context.Context) []Problem
 }
@@ -63,6 +70,7 @@ func LocalMachine() (Machine, error) {
 		Cgroups:         usableControllers,
 		RootIsInitramfs: rootIsInitramfs,
 		Overlay:         tryOverlay,
+		Inotify:         tryInotify,
 		Network:         tryNetwork,
 	}, nil
 }
@@ -90,6 +98,7 @@ func Preflight(ctx context.Context, m Machine, stateDir string) error {
 			Fix:  "Set EDGE_STATE_DIR to a directory on ext4, xfs or btrfs (an overlay, NFS or eCryptfs home cannot carry containers), and see that `modprobe overlay` succeeds.",
 		})
 	}
+	add(checkInotify(m))
 	found = append(found, m.Network(ctx)...)
 	if len(found) == 0 {
 		return nil
@@ -196,6 +205,17 @@ func checkRootFS(m Machine) *Problem {
 	return &Problem{
 		What: "this system runs from its initramfs, in which a node cannot get a root directory of its own",
 		Fix:  "Boot from a disk image instead.",
+	}
+}
+
+func checkInotify(m Machine) *Problem {
+	err := m.Inotify(inotifyRoom)
+	if err == nil {
+		return nil
+	}
+	return &Problem{
+		What: fmt.Sprintf("fewer than %d more inotify instances can be opened (fs.inotify.max_user_instances): %v", inotifyRoom, err),
+		Fix:  "Type `sudo sysctl fs.inotify.max_user_instances=512`, and put that setting into a file in /etc/sysctl.d to keep it.",
 	}
 }
 

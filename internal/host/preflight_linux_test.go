@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // ablest is a machine that passes every probe.
@@ -21,6 +23,7 @@ func ablest() Machine {
 		Cgroups:         func() ([]string, error) { return []string{"cpuset", "cpu", "io", "memory", "pids"}, nil },
 		RootIsInitramfs: func() (bool, error) { return false, nil },
 		Overlay:         func(string) error { return nil },
+		Inotify:         func(int) error { return nil },
 		Network:         func(context.Context) []Problem { return nil },
 	}
 }
@@ -48,6 +51,7 @@ func TestPreflight(t *testing.T) {
 		}, []string{"1024 MiB", "2048 MiB", "EDGE_STATE_DIR"}},
 		"initramfs":  {func(m *Machine) { m.RootIsInitramfs = func() (bool, error) { return true, nil } }, []string{"initramfs"}},
 		"no overlay": {func(m *Machine) { m.Overlay = func(string) error { return errors.New("no such device") } }, []string{"overlayfs", "no such device", "modprobe overlay"}},
+		"no inotify": {func(m *Machine) { m.Inotify = func(int) error { return unix.EMFILE } }, []string{"too many open files", "sudo sysctl fs.inotify.max_user_instances=512"}},
 		"two at once": {func(m *Machine) {
 			m.KernelRelease = "4.19.0"
 			m.Network = func(context.Context) []Problem { return []Problem{{What: "cannot make a bridge: x", Fix: "Load it."}} }

@@ -145,6 +145,25 @@ func tryOverlay(dir string) error {
 	})
 }
 
+// tryInotify opens n inotify instances at once: what is left of the limit can
+// only be tried.
+func tryInotify(n int) error {
+	fds := make([]int, 0, n)
+	defer func() {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+	}()
+	for range n {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		if err != nil {
+			return fmt.Errorf("number %d: %w", len(fds)+1, err)
+		}
+		fds = append(fds, fd)
+	}
+	return nil
+}
+
 // networkProbe is what routers and kube-proxy's nftables mode ask of nft.
 const networkProbe = `table ip edge_probe {
 	set s { type ipv4_addr . inet_proto . inet_service; }
