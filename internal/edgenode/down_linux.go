@@ -328,5 +328,5 @@ func PowerCut(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.Unplug(spec.Name), removeFile(filepath.Join(dir, statusFile)))
+	return errors.Join(s.Unplug(ctx, spec.Name), removeFile(filepath.Join(dir, statusFile)))
 }

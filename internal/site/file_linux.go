@@ -3,14 +3,17 @@
 package site
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,7 +89,7 @@ func parseRecord(data []byte) (*record, error) {
 
 // load returns the site's record, an empty one if there is none.
 func (s *Site) load() (*record, error) {
-	data, err := os.ReadFile(s.recordPath())
+	data, err := readPlain(s.recordPath())
 	if errors.Is(err, fs.ErrNotExist) {
 		return &record{Pool: s.o.Pool, Nodes: map[string]*nodeRecord{}, BootID: s.bootID}, nil
 	}
@@ -102,6 +105,20 @@ func (s *Site) load() (*record, error) {
 	return r, nil
 }
 
+// maxRecordBytes bounds what is read as a record: the largest, a LAN full of
+// nodes, has some 30 KiB.
+const maxRecordBytes = 1 << 20
+
+// readPlain reads a file that is no link.
+func readPlain(path string) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, maxRecordBytes))
+}
+
 // save writes the record, or removes it when it holds nothing any more.
 func (s *Site) save(r *record) error {
 	path := s.recordPath()
@@ -115,35 +132,78 @@ func (s *Site) save(r *record) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return err
+	// A name nobody can foresee, and never one that is there: root writes into a
+	// user's directory.
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+s.o.Pool+".*") // 0600
+	if err != nil {
+		return fmt.Errorf("site record %s: %w", path, err)
 	}
-	if err := s.giveToOwner(tmp); err != nil {
-		return err
+	_, err = tmp.Write(append(data, '\n'))
+	err = errors.Join(err, s.giveToOwner(tmp), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
 	}
-	return os.Rename(tmp, path)
+	if err != nil {
+		return fmt.Errorf("site record %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return nil
 }
 
 // giveToOwner makes a file belong to who owns the cluster dir: nodes need root,
 // but the state directory stays the user's.
-func (s *Site) giveToOwner(path string) error {
+func (s *Site) giveToOwner(f *os.File) error {
 	var st unix.Stat_t
-	if err := unix.Stat(s.o.ClusterDir, &st); err != nil {
+	if err := unix.Lstat(s.o.ClusterDir, &st); err != nil {
 		return fmt.Errorf("owner of %s: %w", s.o.ClusterDir, err)
 	}
-	return os.Lchown(path, int(st.Uid), int(st.Gid))
+	return f.Chown(int(st.Uid), int(st.Gid))
+}
+
+// checkDirs refuses a cluster dir or sites/ in which somebody else than its
+// owner could put a link in the way of root.
+func (s *Site) checkDirs() error {
+	var cluster, sites unix.Stat_t
+	if err := unix.Lstat(s.o.ClusterDir, &cluster); err != nil {
+		return fmt.Errorf("%s: %w", s.o.ClusterDir, err)
+	}
+	dir := filepath.Join(s.o.ClusterDir, sitesDir)
+	if err := unix.Lstat(dir, &sites); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	for path, st := range map[string]*unix.Stat_t{s.o.ClusterDir: &cluster, dir: &sites} {
+		switch {
+		case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+			return fmt.Errorf("%s is not a directory", path)
+		case st.Mode&0o022 != 0:
+			return fmt.Errorf("%s may be written by others than its owner: `chmod go-w %s`", path, path)
+		case st.Uid != 0 && st.Uid != cluster.Uid:
+			return fmt.Errorf("%s belongs to user %d, and %s to user %d", path, st.Uid, s.o.ClusterDir, cluster.Uid)
+		}
+	}
+	return nil
+}
+
+// makeDir makes sites/ below the cluster dir, for its owner.
+func (s *Site) makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.giveToOwner(f), f.Close())
 }
 
 // lock holds the site against other processes until the returned function is
-// called.
-func (s *Site) lock() (func(), error) {
+// called. It waits for them as long as ctx lasts.
+func (s *Site) lock(ctx context.Context) (func(), error) {
 	dir := filepath.Join(s.o.ClusterDir, sitesDir)
-	if err := os.Mkdir(dir, 0o700); err == nil {
-		if err := s.giveToOwner(dir); err != nil {
-			return nil, err
-		}
-	} else if !errors.Is(err, fs.ErrExist) {
+	if err := errors.Join(s.makeDir(dir), s.checkDirs()); err != nil {
 		return nil, fmt.Errorf("site %s: %w", s.o.Pool, err)
 	}
 	path := filepath.Join(dir, s.o.Pool+".lock")
@@ -151,16 +211,16 @@ func (s *Site) lock() (func(), error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock site %s: %w", s.o.Pool, err)
 	}
-	if err := s.giveToOwner(path); err != nil {
+	if err := s.giveToOwner(f); err != nil {
 		f.Close()
 		return nil, err
 	}
-	return flock(f)
+	return flock(ctx, f)
 }
 
 // lockMachine holds this machine's address plan against other clusters. The
 // lock is on the directory of the namespaces, so that it leaves no file behind.
-func lockMachine() (func(), error) {
+func lockMachine(ctx context.Context) (func(), error) {
 	if err := os.MkdirAll(namespaceDir, 0o755); err != nil {
 		return nil, err
 	}
@@ -168,20 +228,30 @@ func lockMachine() (func(), error) {
 	if err != nil {
 		return nil, err
 	}
-	return flock(f)
+	return flock(ctx, f)
 }
 
-func flock(f *os.File) (func(), error) {
+// lockPoll is how often a lock is tried that another holds: whoever holds it
+// needs a tenth of a second, and a wait in the kernel would not end with ctx.
+const lockPoll = 20 * time.Millisecond
+
+// flock takes over f; the returned function, or an error, closes it.
+func flock(ctx context.Context, f *os.File) (func(), error) {
 	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if errors.Is(err, unix.EINTR) {
-			continue
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { f.Close() }, nil
 		}
-		if err != nil {
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", f.Name(), err)
 		}
-		return func() { f.Close() }, nil
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("another command holds %s: %w", f.Name(), context.Cause(ctx))
+		case <-time.After(lockPoll):
+		}
 	}
 }
 

@@ -3,12 +3,16 @@
 package site
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func testSite(t *testing.T, uid, pool string) *Site {
@@ -22,7 +26,7 @@ func testSite(t *testing.T, uid, pool string) *Site {
 
 func TestRecordOutlivesAndForgetsCutsAtReboot(t *testing.T) {
 	s := testSite(t, "0a1b2c3d", "berlin")
-	unlock, err := s.lock()
+	unlock, err := s.lock(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,4 +140,76 @@ func FuzzParseRecord(f *testing.F) {
 		}
 		rules(r)
 	})
+}
+
+// Who waits for another command can be told to stop.
+func TestLockEndsWithItsContext(t *testing.T) {
+	s := testSite(t, "7e57ed9e", "berlin")
+	unlock, err := s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	stopped := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	if _, err := s.lock(ctx); !errors.Is(err, stopped) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestDirectoriesOfOthersAreRefused(t *testing.T) {
+	tests := map[string]struct {
+		spoil func(t *testing.T, cluster string) error
+		want  string
+	}{
+		"sites is a link": {func(t *testing.T, cluster string) error {
+			return os.Symlink(t.TempDir(), filepath.Join(cluster, sitesDir))
+		}, "is not a directory"},
+		"everybody may write": {func(_ *testing.T, cluster string) error {
+			return errors.Join(os.Mkdir(filepath.Join(cluster, sitesDir), 0o700), os.Chmod(filepath.Join(cluster, sitesDir), 0o777))
+		}, "chmod go-w"},
+		"another's": {func(t *testing.T, cluster string) error {
+			if os.Geteuid() != 0 {
+				t.Skip("needs root")
+			}
+			return errors.Join(os.Mkdir(filepath.Join(cluster, sitesDir), 0o700), os.Chown(filepath.Join(cluster, sitesDir), 4242, 4242))
+		}, "user 4242"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := tt.spoil(t, dir); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := newSite(t, dir, "berlin").lock(t.Context()); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRecordIsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	s := newSite(t, dir, "berlin")
+	unlock, err := s.lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	if err := os.Symlink("/etc/hostname", s.recordPath()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.load(); !errors.Is(err, unix.ELOOP) {
+		t.Errorf("a link is read: %v", err)
+	}
+}
+
+func newSite(t *testing.T, dir, pool string) *Site {
+	t.Helper()
+	s, err := New(Options{ClusterDir: dir, ClusterUID: "7e57ed9e", Pool: pool})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

@@ -75,7 +75,7 @@ func (s *Site) Attach(ctx context.Context, node string) (Attachment, error) {
 	if err := checkNames(s.o.ClusterUID, node); err != nil {
 		return Attachment{}, err
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -115,7 +115,7 @@ func (s *Site) Attach(ctx context.Context, node string) (Attachment, error) {
 // ensureRouter makes the router. The record is saved before anything is made,
 // so that whatever is made can be found and removed.
 func (s *Site) ensureRouter(ctx context.Context, r *record) error {
-	unlock, err := lockMachine()
+	unlock, err := lockMachine(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,7 +240,7 @@ func (s *Site) Detach(ctx context.Context, node string, release bool) error {
 	if _, err := os.Stat(s.o.ClusterDir); errors.Is(err, fs.ErrNotExist) {
 		return errors.Join(s.removeNode(node), s.removeRouter()) // a lost state directory: names are enough
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (s *Site) removeRouter() error {
 // SetCut cuts (or restores) the link of a node, or with node empty that of the
 // whole site. A cut holds until it is restored or the machine reboots.
 func (s *Site) SetCut(ctx context.Context, node string, cut bool) error {
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}

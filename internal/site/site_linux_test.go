@@ -205,7 +205,7 @@ func TestSite(t *testing.T) {
 	})
 
 	t.Run("unplug", func(t *testing.T) {
-		if err := s.Unplug("b-1"); err != nil {
+		if err := s.Unplug(t.Context(), "b-1"); err != nil {
 			t.Fatal(err)
 		}
 		if again := attach(t, s, "b-1"); again != one {

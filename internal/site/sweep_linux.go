@@ -3,6 +3,7 @@
 package site
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
@@ -13,11 +14,11 @@ import (
 
 // Unplug removes a node's namespace and port, and nothing else: the node keeps
 // its place, and a cut of its link. Attach makes them again.
-func (s *Site) Unplug(node string) error {
+func (s *Site) Unplug(ctx context.Context, node string) error {
 	if err := checkNames(s.o.ClusterUID, node); err != nil {
 		return err
 	}
-	unlock, err := s.lock()
+	unlock, err := s.lock(ctx)
 	if err != nil {
 		return err
 	}
