@@ -92,7 +92,7 @@ func awaitLock(path string) (*os.File, error) {
 // lockFile opens and locks path for as long as the returned file is open. Go
 // opens files close-on-exec, so children do not keep the lock.
 func lockFile(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

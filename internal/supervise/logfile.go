@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -20,8 +22,10 @@ const (
 	lastLineBytes = 1 << 10
 )
 
+// openLog opens a log to append to. No log is ever a symbolic link: the daemon
+// may be root and the directory a user's.
 func openLog(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
@@ -33,7 +37,7 @@ func openLog(path string) (*os.File, error) {
 // copied and then cut to nothing, because the program holds it open: what it
 // writes between the last read and the cut (microseconds) is lost.
 func rotateLog(path string, limit int64, keep int) error {
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -43,14 +47,14 @@ func rotateLog(path string, limit int64, keep int) error {
 	if info.Size() < limit {
 		return nil
 	}
-	src, err := os.OpenFile(path, os.O_RDWR, 0)
+	src, err := os.OpenFile(path, os.O_RDWR|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
 	defer src.Close()
 	// Copied before the kept ones move, so that a full disk loses none of them.
 	fresh := path + ".new"
-	dst, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	dst, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("rotate log: %w", err)
 	}
@@ -92,7 +96,7 @@ func LastLines(logFile string, n int) ([]string, error) {
 }
 
 func tail(path string, n int) ([]string, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

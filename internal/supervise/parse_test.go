@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func itoa(i int) string { return strconv.Itoa(i) }
@@ -261,5 +262,28 @@ func TestProbes(t *testing.T) {
 	cancel()
 	if err := UnixProbe(sock)(cancelled); err == nil {
 		t.Error("a cancelled probe is ready")
+	}
+}
+
+// No file that root writes or reads for a user may be a link to another's.
+func TestNoLinkIsFollowed(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	if err := os.WriteFile(target, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	for what, try := range map[string]func() error{
+		"append to a log": func() error { _, err := openLog(link); return err },
+		"rotate a log":    func() error { return rotateLog(link, 1, 1) },
+		"read a log":      func() error { _, err := LastLines(link, 1); return err },
+		"take a lock":     func() error { _, err := lockFile(link); return err },
+		"read a record":   func() error { _, err := readSmall(link); return err },
+	} {
+		if err := try(); !errors.Is(err, unix.ELOOP) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }

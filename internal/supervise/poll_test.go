@@ -18,11 +18,11 @@ func TestPollSlowsDown(t *testing.T) {
 		defer cancel()
 		begin := time.Now()
 		var tries []time.Duration
-		ok := poll(ctx, clock.RealClock{}, func(context.Context) error {
+		err := poll(ctx, clock.RealClock{}, func(context.Context) error {
 			tries = append(tries, time.Since(begin))
 			return errors.New("no")
 		}, func(error) {})
-		if ok {
+		if err == nil {
 			t.Error("it was never ready")
 		}
 		fast := 0
@@ -42,4 +42,16 @@ func TestPollSlowsDown(t *testing.T) {
 			t.Errorf("the last distance is %s", last)
 		}
 	})
+}
+
+func TestPollEndsWithWhatIsBroken(t *testing.T) {
+	want := &BrokenError{Err: errors.New("no inotify left")}
+	tries := 0
+	err := poll(t.Context(), clock.RealClock{}, func(context.Context) error {
+		tries++
+		return want
+	}, func(error) {})
+	if !errors.Is(err, want) || tries != 1 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
 }

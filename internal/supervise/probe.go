@@ -5,6 +5,7 @@ package supervise
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -95,6 +96,17 @@ func FileProbe(path string) Probe {
 	}
 }
 
+// BrokenError is a probe's error that waiting does not cure: the program runs and
+// will never serve. It is stopped at once and counts as failed, where other
+// errors are given until Spec.ReadyTimeout.
+type BrokenError struct{ Err error }
+
+// Error implements error.
+func (e *BrokenError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *BrokenError) Unwrap() error { return e.Err }
+
 // AllProbes is ready when every one of probes is.
 func AllProbes(probes ...Probe) Probe {
 	return func(ctx context.Context) error {
@@ -107,11 +119,11 @@ func AllProbes(probes ...Probe) Probe {
 	}
 }
 
-// poll tries probe until it succeeds or ctx ends; failed is told of each error.
-// It reports whether the probe succeeded.
-func poll(ctx context.Context, clk clock.Clock, probe Probe, failed func(error)) bool {
+// poll tries probe until it succeeds (nil), says that it never will (a
+// *BrokenError) or ctx ends; failed is told of each error.
+func poll(ctx context.Context, clk clock.Clock, probe Probe, failed func(error)) error {
 	if probe == nil {
-		return true
+		return nil
 	}
 	begin, distance := clk.Now(), probeFirst
 	for {
@@ -119,18 +131,21 @@ func poll(ctx context.Context, clk clock.Clock, probe Probe, failed func(error))
 		err := probe(try)
 		cancel()
 		if ctx.Err() != nil {
-			return false
+			return ctx.Err()
 		}
 		if err == nil {
-			return true
+			return nil
 		}
 		failed(err)
+		if _, broken := errors.AsType[*BrokenError](err); broken {
+			return err
+		}
 		if clk.Since(begin) > probeFastFor {
 			distance = min(time.Duration(float64(distance)*probeGrowth), probeLast)
 		}
 		select {
 		case <-ctx.Done():
-			return false
+			return ctx.Err()
 		case <-clk.After(distance):
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxRecordBytes bounds what is read as a record; real ones have some hundred
@@ -114,7 +117,7 @@ func writeJSON(path string, v any) error {
 }
 
 func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW, 0) // no record is a link
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +129,7 @@ func readSmall(path string) ([]byte, error) {
 	if info.Size() > maxRecordBytes {
 		return nil, fmt.Errorf("%s is larger than any record", path)
 	}
-	return os.ReadFile(path)
+	return io.ReadAll(io.LimitReader(f, maxRecordBytes))
 }
 
 // makeDir makes a private directory and returns its absolute path without

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -253,6 +254,26 @@ func TestNotReadyInTimeIsRestarted(t *testing.T) {
 		t.Errorf("exit: %v", st.LastExit)
 	}
 	b.stop(s)
+}
+
+// A program that says it will never serve is not waited for.
+func TestBrokenIsRestarted(t *testing.T) {
+	b := newBench(t)
+	spec := b.serve("a")
+	var tries atomic.Int32
+	spec.ReadyTimeout = time.Hour
+	spec.Ready = func(context.Context) error {
+		if tries.Add(1) == 1 {
+			return &BrokenError{Err: errors.New("a part of it failed to load")}
+		}
+		return nil
+	}
+	s, _ := b.supervisor(Options{}, spec)
+	b.waitReady(s)
+	st := status(t, s, "a")
+	if st.Restarts != 1 || st.LastExit == nil || !strings.Contains(st.LastExit.Reason, "a part of it failed to load") {
+		t.Errorf("status %+v, last exit %v", st, st.LastExit)
+	}
 }
 
 func TestRestart(t *testing.T) {

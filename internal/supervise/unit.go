@@ -187,9 +187,14 @@ func (u *unit) attend(ctx context.Context) (outcome, *Exit, chan error) {
 	probing, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ready := make(chan struct{})
+	broken := make(chan error, 1)
 	go func() {
-		if poll(probing, clk, u.spec.Ready, u.setProbeError) {
+		err := poll(probing, clk, u.spec.Ready, u.setProbeError)
+		switch {
+		case err == nil:
 			close(ready)
+		case probing.Err() == nil:
+			broken <- err
 		}
 	}()
 	var tooLate <-chan time.Time
@@ -212,19 +217,9 @@ func (u *unit) attend(ctx context.Context) (outcome, *Exit, chan error) {
 			u.sup.opts.Logger.Info("ready", "program", u.spec.Name, "pid", proc.id.PID)
 		case <-tooLate:
 			cancel()
-			exit := &Exit{Reason: fmt.Sprintf("not ready within %s (%v)", u.spec.ReadyTimeout, u.probeError())}
-			if err := proc.stop(ctx, u.spec.stopSignal(), u.spec.stopTimeout(), clk); err != nil {
-				if ctx.Err() != nil {
-					return outcomeLeft, nil, nil
-				}
-				u.sup.opts.Logger.Error("process cannot be stopped", "program", u.spec.Name, "error", err)
-				<-either(proc.done, ctx.Done()) // a second one beside it would only do harm
-				if ctx.Err() != nil {
-					return outcomeLeft, nil, nil
-				}
-			}
-			exit.Time = clk.Now()
-			return outcomeFailed, exit, nil
+			return u.giveUp(ctx, proc, fmt.Sprintf("not ready within %s (%v)", u.spec.ReadyTimeout, u.probeError()))
+		case err := <-broken:
+			return u.giveUp(ctx, proc, fmt.Sprintf("it will not serve (%v)", err))
 		case reply := <-u.restarts:
 			cancel()
 			if err := proc.stop(ctx, u.spec.stopSignal(), u.spec.stopTimeout(), clk); err != nil {
@@ -239,6 +234,23 @@ func (u *unit) attend(ctx context.Context) (outcome, *Exit, chan error) {
 			return outcomeRestart, nil, reply
 		}
 	}
+}
+
+// giveUp stops a process that is not ready and will not be.
+func (u *unit) giveUp(ctx context.Context, proc *process, reason string) (outcome, *Exit, chan error) {
+	exit := &Exit{Reason: reason}
+	if err := proc.stop(ctx, u.spec.stopSignal(), u.spec.stopTimeout(), u.sup.opts.Clock); err != nil {
+		if ctx.Err() != nil {
+			return outcomeLeft, nil, nil
+		}
+		u.sup.opts.Logger.Error("process cannot be stopped", "program", u.spec.Name, "error", err)
+		<-either(proc.done, ctx.Done()) // a second one beside it would only do harm
+		if ctx.Err() != nil {
+			return outcomeLeft, nil, nil
+		}
+	}
+	exit.Time = u.sup.opts.Clock.Now()
+	return outcomeFailed, exit, nil
 }
 
 // either returns a channel that is closed when a or b is.
