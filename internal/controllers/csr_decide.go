@@ -63,13 +63,21 @@ func claimedNode(csr *certificatesv1.CertificateSigningRequest) (name string, ou
 			return name, true
 		}
 	}
-	for _, organization := range req.Subject.Organization {
-		if organization == enroll.NodesGroup || organization == v1alpha1.HubGroup {
+	for _, name := range append([]string{req.Subject.CommonName}, req.Subject.Organization...) {
+		if name == enroll.NodesGroup || name == kubeletClientUser || strings.HasPrefix(name, ownPrefix) {
 			return "", true
 		}
 	}
 	return "", false
 }
+
+const (
+	// ownPrefix begins the names of the cluster's own identities, operators
+	// included. Their certificates are made from the CA's key, never on request.
+	ownPrefix = "edge:"
+	// kubeletClientUser is the apiserver's identity towards kubelets.
+	kubeletClientUser = "kube-apiserver-kubelet-client"
+)
 
 // Decide says what becomes of a certificate request, given the enrolment
 // record of the node whose name it claims (nil if there is none). A request is
@@ -88,7 +96,10 @@ func Decide(csr *certificatesv1.CertificateSigningRequest, node *v1alpha1.EdgeNo
 		return Decision{Verdict: Ignore}
 	}
 	if name == "" {
-		return deny(reasonRequest, "the request is in a group of nodes without a node's name")
+		return deny(reasonRequest, "the request asks for an identity of the cluster itself, or for a group of nodes without a node's name")
+	}
+	if v1alpha1.ReservedNodeName(name) {
+		return deny(reasonRequest, fmt.Sprintf("the name %q belongs to the cluster's own servers", name))
 	}
 	byGateway := csr.Spec.Username == v1alpha1.GatewayUser
 	byNode := csr.Spec.Username == v1alpha1.NodeUserPrefix+name && slices.Contains(csr.Spec.Groups, enroll.NodesGroup)

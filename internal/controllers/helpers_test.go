@@ -317,7 +317,7 @@ var errNotYet = errors.New("not yet")
 // controllers have then started.
 func (w *world) pastGrace(t *testing.T) {
 	t.Helper()
-	w.clock.offset.Store(int64(time.Minute))
+	w.clock.offset.Add(int64(time.Minute))
 }
 
 // crcOf makes the check digits of a token's body.
