@@ -93,21 +93,19 @@ resource "edge_cluster" "test" {
 			ConfigPlanChecks: empty(),
 		},
 		resource.TestStep{ // in place, and the id stays known
-			Config: config(`gateway = { addresses = ["192.0.2.7"] }`),
+			Config: config(`timeouts = { update = "20m" }`),
 			ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{
 				plancheck.ExpectResourceAction(address, plancheck.ResourceActionUpdate),
 				plancheck.ExpectKnownValue(address, tfjsonpath.New("id"), knownvalue.StringExact("local/demo-00000001")),
 				plancheck.ExpectKnownValue(address, tfjsonpath.New("endpoint"), knownvalue.StringExact("https://127.0.0.1:20001")),
-				plancheck.ExpectUnknownValue(address, tfjsonpath.New("gateway_endpoints")),
 			}},
 			ConfigStateChecks: []statecheck.StateCheck{
-				value("gateway_endpoints", knownvalue.ListExact([]knownvalue.Check{knownvalue.StringExact("192.0.2.7:20002")})),
 				same.AddStateValue(address, tfjsonpath.New("id")),
 			},
 		},
-		resource.TestStep{Config: config(`gateway = { addresses = ["192.0.2.7"] }`), ConfigPlanChecks: empty()},
+		resource.TestStep{Config: config(`timeouts = { update = "20m" }`), ConfigPlanChecks: empty()},
 		resource.TestStep{
-			ResourceName: address, ImportState: true, ImportStateVerify: true,
+			ResourceName: address, ImportState: true, ImportStateVerify: true, ImportStateVerifyIgnore: []string{"timeouts"},
 		},
 		resource.TestStep{
 			ResourceName: address, ImportState: true, ImportStateId: "demo",
@@ -119,13 +117,11 @@ resource "edge_cluster" "test" {
 func TestDrift(t *testing.T) {
 	eng := fakeengine.New()
 	acctest.Run(t, eng,
-		resource.TestStep{Config: config(`gateway = { addresses = ["192.0.2.7"] }`)},
-		resource.TestStep{
-			PreConfig: func() {
-				eng.Cluster(func(c *engine.Cluster) { c.Spec.Gateway.Addresses = nil })
-			},
-			Config:           config(`gateway = { addresses = ["192.0.2.7"] }`),
-			ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+		resource.TestStep{Config: config(`network = { node_mask = 24 }`)},
+		resource.TestStep{ // what nobody may change is not changed back either
+			PreConfig: func() { eng.Cluster(func(c *engine.Cluster) { c.Spec.Network.NodeMask = 25 }) },
+			Config:    config(`network = { node_mask = 24 }`), PlanOnly: true,
+			ExpectError: regexp.MustCompile(`network.node_mask of a cluster cannot be changed`),
 		},
 		resource.TestStep{
 			PreConfig:        func() { eng.Clear() },
@@ -223,7 +219,7 @@ func TestCreateTimeout(t *testing.T) {
 
 func TestUnfinishedUpdate(t *testing.T) {
 	eng := fakeengine.New()
-	changed := config(`gateway = { addresses = ["192.0.2.7"] }`)
+	changed := config(`timeouts = { update = "20m" }`)
 	acctest.Run(t, eng,
 		resource.TestStep{Config: config("")},
 		resource.TestStep{
@@ -267,7 +263,7 @@ func TestFailedCreateIsKeptAndReplaced(t *testing.T) {
 
 func TestFailedUpdateKeepsWhatIs(t *testing.T) {
 	eng := fakeengine.New()
-	changed := config(`gateway = { addresses = ["192.0.2.7"] }`)
+	changed := config(`timeouts = { update = "20m" }`)
 	acctest.Run(t, eng,
 		resource.TestStep{Config: config("")},
 		resource.TestStep{
@@ -375,8 +371,6 @@ func TestBadInput(t *testing.T) {
 		"domain":         {`network = { dns_domain = "Cluster_local" }`, `DNS domain`},
 		"port":           {`api = { port = 443 }`, `between 1024 and`},
 		"gateway port":   {`gateway = { port = 70000 }`, `between 1024 and`},
-		"address port":   {`gateway = { addresses = ["example.com:7443"] }`, `a port has an attribute of its own`},
-		"same address":   {`gateway = { addresses = ["192.0.2.1", "192.0.2.1"] }`, `(?i)duplicate`},
 		"timeout":        {`timeouts = { create = "soon" }`, `(?i)duration`},
 		"no placement":   {`local = null`, `(?i)local`},
 		"no such option": {`ssh = {}`, `(?i)unsupported argument`},

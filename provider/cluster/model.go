@@ -32,7 +32,6 @@ type model struct {
 	EngineVersion     types.String `tfsdk:"engine_version"`
 	Endpoint          types.String `tfsdk:"endpoint"`
 	CACertificate     types.String `tfsdk:"ca_certificate"`
-	GatewayEndpoints  types.List   `tfsdk:"gateway_endpoints"`
 	Kubeconfig        types.String `tfsdk:"kubeconfig"`
 }
 
@@ -48,8 +47,7 @@ type apiModel struct {
 }
 
 type gatewayModel struct {
-	Port      types.Int64 `tfsdk:"port"`
-	Addresses types.List  `tfsdk:"addresses"`
+	Port types.Int64 `tfsdk:"port"`
 }
 
 var (
@@ -59,7 +57,7 @@ var (
 		"node_mask": types.Int64Type, "dns_domain": types.StringType,
 	}
 	apiTypes     = map[string]attr.Type{"port": types.Int64Type}
-	gatewayTypes = map[string]attr.Type{"port": types.Int64Type, "addresses": stringList}
+	gatewayTypes = map[string]attr.Type{"port": types.Int64Type}
 )
 
 // spec is what the engine is asked for; what is not known is left to it.
@@ -85,11 +83,8 @@ func (m *model) spec(ctx context.Context) (engine.ClusterSpec, error) {
 			NodeMask:     int(network.NodeMask.ValueInt64()),
 			DNSDomain:    network.DNSDomain.ValueString(),
 		},
-		API: engine.APISpec{Port: int(api.Port.ValueInt64())},
-		Gateway: engine.GatewaySpec{
-			Port:      int(gateway.Port.ValueInt64()),
-			Addresses: entity.StringList(ctx, gateway.Addresses, &diags),
-		},
+		API:     engine.APISpec{Port: int(api.Port.ValueInt64())},
+		Gateway: engine.GatewaySpec{Port: int(gateway.Port.ValueInt64())},
 	}
 	return spec, entity.AsError(diags)
 }
@@ -113,19 +108,13 @@ func refresh(ctx context.Context, m *model, c *engine.Cluster) diag.Diagnostics 
 		DNSDomain:    entity.Text(c.Spec.Network.DNSDomain),
 	})
 	m.API = object(apiTypes, apiModel{Port: number(c.Spec.API.Port)})
-	list := func(l []string) types.List {
-		v, d := types.ListValueFrom(ctx, types.StringType, append([]string{}, l...))
-		diags.Append(d...)
-		return v
-	}
-	m.Gateway = object(gatewayTypes, gatewayModel{Port: number(c.Spec.Gateway.Port), Addresses: list(c.Spec.Gateway.Addresses)})
+	m.Gateway = object(gatewayTypes, gatewayModel{Port: number(c.Spec.Gateway.Port)})
 
 	m.Status = entity.Text(c.Status)
 	m.KubernetesVersion = entity.Text(c.KubernetesVersion)
 	m.EngineVersion = entity.Text(c.EngineVersion)
 	m.Endpoint = entity.Text(c.Endpoint)
 	m.CACertificate = entity.Text(c.CACertificate)
-	m.GatewayEndpoints = list(c.GatewayEndpoints)
 	m.Kubeconfig = entity.Text(c.Kubeconfig)
 	return diags
 }

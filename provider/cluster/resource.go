@@ -52,7 +52,7 @@ func NewResource() resource.Resource {
 				{Path: "api.port", Yet: true},
 				{Path: "gateway.port", Yet: true},
 			},
-			Volatile: []string{"engine_version", "gateway_endpoints", "kubeconfig"},
+			Volatile: []string{"engine_version", "kubeconfig"},
 		},
 		Timeouts:  func(m *model) timeouts.Value { return m.Timeouts },
 		ClusterID: func(m *model) string { return m.ID.ValueString() },

@@ -28,7 +28,7 @@ func clusterSchema(ctx context.Context) schema.Schema {
 	return schema.Schema{
 		Version: 0,
 		MarkdownDescription: "A Kubernetes cluster whose nodes may be anywhere, also behind NAT: they dial its gateway, and everything between a node and the cluster goes through that one connection.\n\n" +
-			"Changing an attribute that cannot be changed fails the plan; it never replaces the cluster. A create or update that is interrupted, or whose timeout ends, leaves the cluster in state with `status = \"incomplete: …\"`, and the next apply finishes it in place.",
+			"Nothing but `timeouts` can be changed in place yet: changing any other attribute fails the plan, and never replaces the cluster. A create or update that is interrupted, or whose timeout ends, leaves the cluster in state with `status = \"incomplete: …\"`, and the next apply finishes it in place.",
 		Attributes: map[string]schema.Attribute{
 			"id": computed("Identifier of the cluster, `<placement>/<name>-<8 hexadecimal digits>`. Not a secret. Resources inside the cluster name it as `cluster_id`."),
 			"name": schema.StringAttribute{
@@ -55,11 +55,7 @@ func clusterSchema(ctx context.Context) schema.Schema {
 			"engine_version":     computed("Version of this project's own programs that run the cluster."),
 			"endpoint":           computed("URL of the Kubernetes API. It is on loopback: the API is never open to a network."),
 			"ca_certificate":     computed("Certificate of the cluster's certificate authority, PEM. Public."),
-			"gateway_endpoints": schema.ListAttribute{
-				Computed: true, ElementType: types.StringType,
-				MarkdownDescription: "Addresses, as `host:port`, under which nodes dial the gateway.",
-			},
-			"kubeconfig": computed("A kubeconfig that asks `edge credentials` for short-lived credentials when it is used. It holds no secret, and needs the `edge` program on the PATH."),
+			"kubeconfig":         computed("A kubeconfig that asks `edge credentials` for short-lived credentials when it is used. It holds no secret, and needs the `edge` program on the PATH."),
 		},
 	}
 }
@@ -118,14 +114,6 @@ func gatewayAttribute() schema.Attribute {
 				Optional: true, Computed: true,
 				MarkdownDescription: "UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.",
 				Validators:          []validator.Int64{int64validator.Between(minPort, maxPort)},
-			},
-			"addresses": schema.ListAttribute{
-				Optional: true, Computed: true, ElementType: types.StringType,
-				MarkdownDescription: "IP addresses or DNS names, without a port, under which nodes reach the gateway, beside those of sites on this machine, which are known. Default: none when the cluster is created; later, what it has. Write `[]` to remove them.",
-				Validators: []validator.List{
-					listvalidator.UniqueValues(),
-					listvalidator.ValueStringsAre(validators.Host()),
-				},
 			},
 		},
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/edgewright/terraform-provider-edge/provider/internal/entity"
 )
 
-// update changes what may change, finishes what is incomplete and starts what is
-// stopped: the engine converges, whatever the cause.
+// update finishes what is incomplete and starts what is stopped; nothing declared
+// can be changed in place yet. The engine converges, whatever the cause.
 func update(ctx context.Context, eng entity.Engine, plan *model) (*engine.Cluster, error) {
 	spec, err := plan.spec(ctx)
 	if err != nil {

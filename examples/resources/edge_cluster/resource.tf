@@ -8,10 +8,7 @@ resource "edge_cluster" "main" {
     pod_cidrs     = ["10.64.0.0/16"]
     service_cidrs = ["10.65.0.0/20"]
   }
-  gateway = {
-    port      = 20443
-    addresses = ["gateway.example.com"]
-  }
+  gateway = { port = 20443 }
 }
 
 # A kubeconfig that holds no secret: it asks `edge credentials` when it is used.

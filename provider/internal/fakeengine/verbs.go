@@ -65,10 +65,6 @@ func (e *Engine) fill(c *engine.Cluster, spec engine.ClusterSpec) {
 	c.EngineVersion = "0.1.0"
 	c.Endpoint = fmt.Sprintf("https://127.0.0.1:%d", spec.API.Port)
 	c.CACertificate = "-----BEGIN CERTIFICATE-----\nfake-ca\n-----END CERTIFICATE-----\n"
-	c.GatewayEndpoints = nil
-	for _, a := range spec.Gateway.Addresses {
-		c.GatewayEndpoints = append(c.GatewayEndpoints, fmt.Sprintf("%s:%d", a, spec.Gateway.Port))
-	}
 	c.Kubeconfig = "exec: edge credentials " + c.ID
 }
 

@@ -121,33 +121,6 @@ func CheckDomain(s string) error {
 	return nil
 }
 
-// Host is an IP address or a DNS name, without a port.
-func Host() validator.String {
-	return String("an IP address or a DNS name, without a port", CheckHost)
-}
-
-// CheckHost says why s is neither an IP address nor a DNS name.
-func CheckHost(s string) error {
-	if a, err := netip.ParseAddr(s); err == nil {
-		if a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
-			return fmt.Errorf("%q: no node can dial this address", clip(s))
-		}
-		return nil
-	}
-	if strings.Trim(s, "0123456789.") == "" {
-		return fmt.Errorf("%q: this is no IP address", clip(s))
-	}
-	if len(s) > 253 {
-		return fmt.Errorf("%q: 253 characters at most", clip(s))
-	}
-	for label := range strings.SplitSeq(strings.ToLower(s), ".") {
-		if CheckLabel(label, 63) != nil {
-			return fmt.Errorf("%q: write an IP address or a DNS name; a port has an attribute of its own", clip(s))
-		}
-	}
-	return nil
-}
-
 // ImageReference is the name of a container image.
 func ImageReference() validator.String {
 	return String("the name of an image", func(s string) error {
