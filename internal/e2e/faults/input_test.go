@@ -71,7 +71,7 @@ resource "edge_node_pool" "p" {
 			}
 		})
 	}
-	if made, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "*")); err != nil || len(made) > 0 {
+	if made, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "c-*")); err != nil || len(made) > 0 {
 		t.Errorf("something was made: %v, %v", made, err)
 	}
 	if _, err := os.Stat(filepath.Join(r.Work(), "terraform.tfstate")); err == nil {
