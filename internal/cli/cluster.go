@@ -356,37 +356,6 @@ func (a *app) newDestroyCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) newJoinTokenCommand() *cobra.Command {
-	var pool, node string
-	var ttl time.Duration
-	c := &cobra.Command{
-		Use:   "join-token <cluster> --pool <pool>",
-		Short: "Print a one-time token with which a node joins a pool",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			id, err := e.Resolve(args[0])
-			if err != nil {
-				return err
-			}
-			token, err := e.MintJoinToken(cmd.Context(), id, pool, node, ttl)
-			if err != nil {
-				return err
-			}
-			_, err = fmt.Fprintln(a.Out, token)
-			return err
-		},
-	}
-	c.Flags().StringVar(&pool, "pool", "", "pool that the node joins (required)")
-	c.Flags().StringVar(&node, "node", "", "name that the node must present; empty: the first one presented")
-	c.Flags().DurationVar(&ttl, "ttl", time.Hour, "how long the token may be used")
-	_ = c.MarkFlagRequired("pool") // fails only for a flag that does not exist
-	return c
-}
-
 func (a *app) clusterDir(nameOrID string) (string, error) {
 	e, err := a.engine()
 	if err != nil {

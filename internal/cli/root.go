@@ -11,6 +11,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -70,12 +71,6 @@ func newRoot(version string, s streams) *cobra.Command {
 	root.SetErr(s.Err)
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "state directory (default $EDGE_STATE_DIR, or ~/.edge)")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "table", "output format: table or json")
-	root.AddGroup(
-		&cobra.Group{ID: "operate", Title: "Clusters:"},
-		&cobra.Group{ID: "nodes", Title: "Nodes:"},
-		&cobra.Group{ID: "supply", Title: "Programs and images:"},
-		&cobra.Group{ID: "daemons", Title: "Daemons (started by the engine):"},
-	)
 	add := func(group string, commands ...*cobra.Command) {
 		for _, c := range commands {
 			c.GroupID = group
@@ -84,9 +79,19 @@ func newRoot(version string, s streams) *cobra.Command {
 	}
 	add("operate", a.newStatusCommand(), a.newProgressCommand(), a.newKubeconfigCommand(), a.newCredentialsCommand(),
 		a.newKubectlCommand(), a.newLogsCommand(), a.newDestroyCommand())
-	add("nodes", a.newJoinTokenCommand())
 	a.addSupply(add)
 	a.addDaemons(add)
+	for _, g := range []*cobra.Group{
+		{ID: "operate", Title: "Clusters:"},
+		{ID: "nodes", Title: "Nodes:"},
+		{ID: "supply", Title: "Programs and images:"},
+		{ID: "daemons", Title: "Daemons (started by the engine):"},
+	} {
+		// Elsewhere than on Linux there are no nodes and daemons: no empty titles.
+		if slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return c.GroupID == g.ID }) {
+			root.AddGroup(g)
+		}
+	}
 	return root
 }
 
