@@ -69,7 +69,6 @@ const (
 	localKubeProxy = "kube-proxy"
 	localCoreDNS   = "coredns"
 	localNode      = "node"
-	localAdmin     = "admin"
 )
 
 func openLocalPKI(dir, node string) (*localPKI, error) {
@@ -93,7 +92,7 @@ func (p *localPKI) ensure() error {
 	}}
 	for name, caller := range map[string]hub.Caller{
 		localKubelet: hub.CallerKubelet, localKubeProxy: hub.CallerKubeProxy, localCoreDNS: hub.CallerCoreDNS,
-		localNode: hub.CallerNode, localAdmin: hub.CallerAdmin,
+		localNode: hub.CallerNode,
 	} {
 		requests = append(requests, pki.Request{Name: name, CommonName: string(caller), Client: true})
 	}

@@ -257,9 +257,9 @@ func (c cgroups) kill(ctx context.Context, cgroup string) error {
 				_ = os.WriteFile(filepath.Join(h.mount, cgroup, "cgroup.kill"), []byte("1"), 0o644)
 			}
 		}
-		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("kill process %d of cgroup %s: %w", pid, cgroup, err)
+		for some := range slices.Chunk(pids, killBatch) {
+			if err := c.killProcesses(cgroup, some); err != nil {
+				return err
 			}
 		}
 		select {
@@ -268,6 +268,45 @@ func (c cgroups) kill(ctx context.Context, cgroup string) error {
 		case <-time.After(killPoll):
 		}
 	}
+}
+
+// killBatch is how many processes are held at once, each by a file descriptor.
+const killBatch = 256
+
+// killProcesses ends those of pids that are in the cgroup. A pid may by now be
+// another process's: each is held first, and killed only if it is in the cgroup
+// while it is held.
+func (c cgroups) killProcesses(cgroup string, pids []int) error {
+	held := map[int]int{} // pid to file descriptor
+	defer func() {
+		for _, fd := range held {
+			unix.Close(fd)
+		}
+	}()
+	for _, pid := range pids {
+		fd, err := unix.PidfdOpen(pid, 0)
+		if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+			continue // ended, or not the leader of its threads any more
+		}
+		if err != nil {
+			return fmt.Errorf("hold process %d of cgroup %s: %w", pid, cgroup, err)
+		}
+		held[pid] = fd
+	}
+	now, err := c.processes(cgroup)
+	if err != nil {
+		return err
+	}
+	for _, pid := range now {
+		fd, ok := held[pid]
+		if !ok {
+			continue
+		}
+		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("kill process %d of cgroup %s: %w", pid, cgroup, err)
+		}
+	}
+	return nil
 }
 
 // remove removes a cgroup and all below it, then its parents up to the top if

@@ -160,12 +160,27 @@ func kubeletConfig(c *configInput) ([]byte, error) {
 			"nodefs.available":  minDiskAvailable,
 			"imagefs.available": minDiskAvailable,
 		},
+		"featureGates": listGates(),
+
 		// Events cross the site's link.
 		"eventRecordQPS": 5,
 		"eventBurst":     20,
 	}
 	return yaml.Marshal(config)
 }
+
+// watchListGate is client-go's feature of getting the first list through a
+// watch. The API server ends that list with a bookmark that its cache sends only
+// at its next tick, about 1.1 s later, for each informer; a plain list is
+// answered at once, and a node's informers start one after the other.
+const watchListGate = "WatchListClient"
+
+// listGates turns it off in programs of Kubernetes, which have put their own
+// feature gates in the place of client-go's.
+func listGates() map[string]bool { return map[string]bool{watchListGate: false} }
+
+// listEnv turns it off in other programs that use client-go.
+func listEnv() string { return "KUBE_FEATURE_" + watchListGate + "=false" }
 
 // kubeProxyConfig is a kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration.
 func kubeProxyConfig(c *configInput) ([]byte, error) {
@@ -178,6 +193,7 @@ func kubeProxyConfig(c *configInput) ([]byte, error) {
 		"hostnameOverride":   c.Spec.Name,
 		"healthzBindAddress": netip.AddrPortFrom(netip.MustParseAddr(loopback), kubeProxyHealth).String(),
 		"metricsBindAddress": netip.AddrPortFrom(netip.MustParseAddr(loopback), kubeProxyMetrics).String(),
+		"featureGates":       listGates(),
 		// The table's size belongs to the machine, not to a network namespace.
 		"conntrack": map[string]any{"maxPerCore": 0, "min": 0},
 	})

@@ -37,7 +37,8 @@
 //
 // Files of a node dir (see also internal/supervise for run/):
 //
-//	node.json     the spec                     status.json  what the daemon says
+//	node.json     the spec, the engine's       status.json  what the daemon says
+//	place.json    where the site has put it    ../.<node>.lock  who converges it
 //	pki/          keys and certificates        conf/        generated configuration
 //	logs/  run/   of the processes             data/        what only root may see
 package edgenode

@@ -40,23 +40,33 @@ func Down(ctx context.Context, o DownOptions) error {
 	if !filepath.IsAbs(o.Dir) {
 		return fmt.Errorf("node dir %q must be absolute", o.Dir)
 	}
-	o.Dir = canonical(o.Dir)
+	o.Dir = locate(o.Dir)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	if o.Report == nil {
 		o.Report = NewReporter(discard{}, time.Now)
 	}
-	spec, err := identify(o.Dir)
+	owner, err := checkTree(o.Dir, sudoUID())
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(o.Dir); err == nil {
-		unlock, err := lockNode(ctx, o.Dir)
-		if err != nil {
+	if _, err := identify(o.Dir); err != nil {
+		return err // before a lock is made beside it
+	}
+	var lock *nodeLock
+	if _, err := os.Lstat(filepath.Dir(o.Dir)); err == nil {
+		if lock, err = lockNode(ctx, o.Dir); err != nil {
 			return err
 		}
-		defer unlock()
+		defer lock.unlock()
+	}
+	spec, err := identify(o.Dir)
+	if err == nil {
+		err = checkOwner(spec, o.Dir, owner)
+	}
+	if err != nil {
+		return err
 	}
 	var errs []error
 	o.Report.Say("stopping", "stopping the programs of node "+spec.Name)
@@ -69,6 +79,9 @@ func Down(ctx context.Context, o DownOptions) error {
 		errs = append(errs, purge(o.Dir))
 	} else {
 		errs = append(errs, removeFile(filepath.Join(o.Dir, statusFile)), ignoreMissing(handOver(o.Dir, spec.OwnerUID, spec.OwnerGID)))
+	}
+	if lock != nil {
+		errs = append(errs, dropOrphan(o.Dir, lock))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop node %s: %w", spec.Name, err)
@@ -130,11 +143,11 @@ func identify(dir string) (*Spec, error) {
 	cluster := filepath.Base(clusterDir(dir))
 	i := strings.LastIndexByte(cluster, '-')
 	s := &Spec{Name: filepath.Base(dir), ClusterUID: cluster[i+1:], OwnerUID: os.Getuid(), OwnerGID: os.Getgid()}
-	if filepath.Base(filepath.Dir(dir)) != "nodes" || !nameForm.MatchString(s.Name) || !uidForm.MatchString(s.ClusterUID) {
+	if filepath.Base(filepath.Dir(dir)) != nodesDir || !nameForm.MatchString(s.Name) || !uidForm.MatchString(s.ClusterUID) {
 		return nil, fmt.Errorf("%s is not a node's directory: %w", dir, err)
 	}
 	var st unix.Stat_t
-	if unix.Stat(filepath.Dir(dir), &st) == nil {
+	if unix.Lstat(filepath.Dir(dir), &st) == nil {
 		s.OwnerUID, s.OwnerGID = int(st.Uid), int(st.Gid)
 	}
 	sites, err := site.List(clusterDir(dir), s.ClusterUID)
@@ -239,7 +252,7 @@ func ignoreMissing(err error) error {
 // could not be looked at is named too. nft tables and routes of a node live in
 // its namespaces and end with them.
 func Leftovers(dir string) []string {
-	dir = canonical(dir)
+	dir = locate(dir)
 	spec, err := identify(dir)
 	if err != nil {
 		return []string{err.Error()}
@@ -304,16 +317,26 @@ func leftovers(dir string, spec *Spec) []string {
 // all that was in memory. Its disk and its place at the site stay, and so does
 // a cut of its link. Up starts it again.
 func PowerCut(ctx context.Context, dir string) error {
-	dir = canonical(dir)
+	dir = locate(dir)
+	owner, err := checkTree(dir, sudoUID())
+	if err != nil {
+		return err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, specFile)); err != nil {
+		return notNode(dir)
+	}
+	lock, err := lockNode(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer lock.unlock()
 	spec, err := LoadSpec(dir)
+	if err == nil {
+		err = checkOwner(spec, dir, owner)
+	}
 	if err != nil {
 		return err
 	}
-	unlock, err := lockNode(ctx, dir)
-	if err != nil {
-		return err
-	}
-	defer unlock()
 	if err := killCgroup(ctx, spec); err != nil {
 		return fmt.Errorf("cut the power of node %s: %w", spec.Name, err)
 	}

@@ -122,7 +122,7 @@ func (n *node) tryJoin(ctx context.Context) error {
 
 // joinAdvice is what a person types after a refusal.
 func joinAdvice(s *Spec, refused *enroll.RemoteError) string {
-	mint := fmt.Sprintf("Make a new token with `edge join-token %s --pool %s` and give it to `edge node up --token-stdin`.", s.ClusterID, s.Pool)
+	const mint = "Apply the node's configuration again (`terraform apply`): every apply brings a new token."
 	if refused == nil {
 		return "The token belongs to another cluster or was cut short. " + mint
 	}

@@ -63,7 +63,7 @@ func (n *node) containerdSpec() (supervise.Spec, error) {
 	return supervise.Spec{
 		Name: ProgramContainerd, Path: n.spec.Programs[ProgramContainerd],
 		Args: []string{"--config", path}, Env: n.programEnv(), Dir: "/",
-		Ready: supervise.UnixProbe(containerdSocket), ReadyTimeout: programStart,
+		Ready: criProbe(containerdSocket), ReadyTimeout: programStart,
 		Revision: revision([]byte(text)),
 	}, nil
 }
@@ -82,7 +82,7 @@ func (n *node) startComponents(ctx context.Context, g *errgroup.Group, id *ident
 		Spec: n.spec, Dir: n.dir, Cluster: id.joined,
 		CgroupV1: !n.cg.unified(), RestrictOOM: !lower, Resolvers: n.resolvers(),
 	}
-	for _, name := range []string{localKubelet, localKubeProxy, localCoreDNS, localAdmin} {
+	for _, name := range []string{localKubelet, localKubeProxy, localCoreDNS} {
 		if err := local.kubeconfig(in.conf(name+".kubeconfig"), name); err != nil {
 			return nil, err
 		}
@@ -144,7 +144,7 @@ func (n *node) componentSpecs(in *configInput) ([]supervise.Spec, error) {
 		{
 			Name: ProgramCoreDNS, Path: n.spec.Programs[ProgramCoreDNS],
 			Args: []string{"-conf", in.conf("Corefile")},
-			Env:  n.programEnv(), Dir: "/",
+			Env:  append(n.programEnv(), listEnv()), Dir: "/",
 			// health, not ready: that one waits for the cluster, and DNS must be
 			// up on a node that is cut off too. CoreDNS reloads the Corefile.
 			Ready: health(corednsHealth, "/health"), ReadyTimeout: programStart,

@@ -56,7 +56,7 @@ func (n *node) awaitRunning(ctx context.Context, r ready) error {
 	}
 	up := func(but ...string) {
 		n.status.update(func(s *Status) {
-			s.Phase, s.Message = PhaseRunning, "the node is up"
+			s.Phase, s.Message, s.LastFailure = PhaseRunning, "the node is up", ""
 			if s.Running.IsZero() {
 				s.Running = time.Now()
 			}

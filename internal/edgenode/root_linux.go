@@ -284,12 +284,10 @@ func (b *rootBuilder) bind(from, at string, flags uintptr) {
 		if flags&unix.MS_RDONLY == 0 {
 			return nil
 		}
-		var fs unix.Statfs_t
-		if err := unix.Statfs(target, &fs); err != nil {
-			return err
-		}
-		keep := uintptr(fs.Flags) & (unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
-		return unix.Mount("", target, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY|keep, "")
+		// Every mount below it too, which a remount would leave writable. The
+		// other attributes stay as they are.
+		attr := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		return unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE|unix.AT_SYMLINK_NOFOLLOW, attr)
 	})
 }
 

@@ -73,6 +73,11 @@ func inside(t *testing.T, enter func() error, script string) string {
 	return string(r.out)
 }
 
+// refuses is a function of the shell: a "!" before a command would not end a
+// script that should have failed.
+const refuses = `refuses() { if (echo x > "$1") 2>/dev/null; then echo "$1 can be written"; exit 1; fi; }
+`
+
 func TestNodeRoot(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root")
@@ -94,7 +99,7 @@ func TestNodeRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := fmt.Sprintf(`
+	script := fmt.Sprintf(refuses+`
 [ "$(hostname 2>/dev/null || cat /proc/sys/kernel/hostname)" = t-root ]
 [ "$(cat /etc/hostname)" = t-root ]
 [ "$(cat /proc/sys/vm/overcommit_memory)" = 1 ]
@@ -106,8 +111,8 @@ echo disk > /var/lib/kubelet/disk
 echo memory > /run/memory
 echo node > %[1]s/node-was-here
 [ -x %[2]s ]
-! echo x 2>/dev/null > %[2]s
-! echo x 2>/dev/null > /usr/edge-test
+refuses %[2]s
+refuses /usr/edge-test
 [ -d /sys/fs/cgroup ]
 [ -d %[3]s ]
 [ -z "$(ls -A /home; ls -A /opt; ls -A /srv)" ]
@@ -144,6 +149,32 @@ cat %[5]s
 	if left := leftovers(dir, spec); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
+}
+
+// What is mounted below a directory of the machine is read-only in a node too.
+func TestReadOnlyIsRecursive(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	from, root := t.TempDir(), t.TempDir()
+	below := filepath.Join(from, "below")
+	if err := os.Mkdir(below, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	inside(t, func() error {
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			return err
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", below, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
+			return err
+		}
+		b := rootBuilder{root: root}
+		b.bind(from, "/seen", unix.MS_REC|unix.MS_RDONLY)
+		return b.err
+	}, fmt.Sprintf(refuses+"refuses %[1]s/seen/a; refuses %[1]s/seen/below/a; echo x > %[2]s/a; grep %[1]s/seen/below /proc/self/mounts | grep noexec", root, below))
 }
 
 func TestReenterShowsWhatIsNew(t *testing.T) {
@@ -247,7 +278,7 @@ func TestHandOver(t *testing.T) {
 	}
 	for path, want := range map[string]uint32{
 		filepath.Join(dir, "logs", "a.log"): 12345, filepath.Join(dir, "link"): 12345,
-		filepath.Join(dir, dataDir, "secret"): 0, outside: 0,
+		filepath.Join(dir, dataDir, "secret"): 0, filepath.Join(dir, dataDir): 0, outside: 0,
 	} {
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil || st.Uid != want {

@@ -55,12 +55,13 @@ func Run(ctx context.Context, o RunOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := n.begin(); err != nil {
-		return err
+	err = n.begin()
+	if err == nil {
+		err = n.run(ctx)
 	}
-	if err := n.run(ctx); err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		n.status.update(func(s *Status) {
-			s.Phase, s.Message = PhaseStarting, "the daemon starts again: "+err.Error()
+			s.Phase, s.Message, s.LastFailure = PhaseStarting, "the daemon starts again: "+err.Error(), err.Error()
 		})
 		return err
 	}
@@ -73,6 +74,7 @@ type node struct {
 	dir     string
 	version string
 	spec    *Spec
+	digest  string // of spec; see readSpec
 	log     *slog.Logger
 	status  *statusWriter
 	cg      cgroups
@@ -87,7 +89,7 @@ func newNode(o RunOptions) (*node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	spec, err := LoadSpec(o.Dir)
+	spec, digest, err := readSpec(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +100,7 @@ func newNode(o RunOptions) (*node, error) {
 			Next: "Start the node with `edge node up --dir " + o.Dir + "`.",
 		}
 	}
-	n := &node{dir: o.Dir, version: o.Version, spec: spec, log: o.Logger}
+	n := &node{dir: o.Dir, version: o.Version, spec: spec, digest: digest, log: o.Logger}
 	n.status = &statusWriter{dir: n.dir, uid: spec.OwnerUID, gid: spec.OwnerGID, log: n.log, now: time.Now}
 	n.cg, err = hostCgroups()
 	return n, err
@@ -116,16 +118,17 @@ func (n *node) begin() error {
 	if err != nil {
 		return err
 	}
-	digest, err := specDigest(n.dir)
-	if err != nil {
-		return err
+	var failure string
+	if last, err := LoadStatus(n.dir); err == nil {
+		failure = last.LastFailure
 	}
 	n.status.update(func(s *Status) {
 		*s = Status{
-			Node: n.spec.Name, Cluster: n.spec.ClusterID, Pool: n.spec.Pool,
+			LastFailure: failure,
+			Node:        n.spec.Name, Cluster: n.spec.ClusterID, Pool: n.spec.Pool,
 			Phase: PhaseStarting, Message: "the daemon is starting", Link: LinkConnecting,
 			Started: time.Now(), KubernetesVersion: n.spec.KubernetesVersion, EngineVersion: n.version,
-			Address: n.spec.Local.Address.String(), DaemonPID: os.Getpid(), Executable: exe, SpecDigest: digest,
+			Address: n.spec.Local.Address.String(), DaemonPID: os.Getpid(), Executable: exe, SpecDigest: n.digest,
 			Processes: map[string]string{},
 		}
 	})
@@ -141,7 +144,8 @@ func (n *node) run(ctx context.Context) error {
 
 	engine, err := n.startRuntime(ctx, g)
 	if err != nil {
-		return errors.Join(err, g.Wait())
+		g.Go(func() error { return err }) // which ends the others
+		return g.Wait()
 	}
 	g.Go(func() error { return n.serve(ctx, g, engine) })
 	return g.Wait()

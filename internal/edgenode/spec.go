@@ -1,14 +1,18 @@
 package edgenode
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 )
 
 // Names of programs in Spec.Programs. ProgramCNI is a directory of plugins, the
@@ -41,7 +45,7 @@ type Spec struct {
 	Pool       string `json:"pool"`
 	// KubernetesVersion without a leading v.
 	KubernetesVersion string `json:"kubernetesVersion"`
-	// Gateways are "host:port". For a local node `up` fills them in.
+	// Gateways are "host:port". Those of a local node follow from its place.
 	Gateways []string `json:"gateways,omitempty"`
 	// Programs maps each name of Programs() to an absolute path.
 	Programs map[string]string `json:"programs"`
@@ -63,9 +67,9 @@ type LocalPlacement struct {
 	// GatewayPort is where the cluster's gateway listens on this machine (UDP).
 	GatewayPort int `json:"gatewayPort"`
 	// Address on the site's LAN and Cloud, this machine's end of the site's
-	// link. `up` fills them in.
-	Address netip.Addr `json:"address,omitzero"`
-	Cloud   netip.Addr `json:"cloud,omitzero"`
+	// link: `up` finds them out and keeps them in place.json.
+	Address netip.Addr `json:"-"`
+	Cloud   netip.Addr `json:"-"`
 }
 
 // joinedFile in pki/ is written last of all when a node joins: with it, it has.
@@ -132,38 +136,93 @@ func ParseSpec(data []byte) (*Spec, error) {
 	return &s, nil
 }
 
-// LoadSpec reads the spec of a node dir. Without one the error is fs.ErrNotExist.
+// LoadSpec reads the spec of a node dir, and the place that `up` has given it.
+// Without a spec the error is fs.ErrNotExist.
 func LoadSpec(dir string) (*Spec, error) {
+	s, _, err := readSpec(dir)
+	return s, err
+}
+
+// readSpec returns a digest of what it has read too.
+func readSpec(dir string) (*Spec, string, error) {
 	path := filepath.Join(dir, specFile)
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	s, err := ParseSpec(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, "", fmt.Errorf("%s: %w", path, err)
 	}
-	return s, nil
+	placed, err := readPlace(dir)
+	if err != nil {
+		return nil, "", err
+	}
+	placed.fill(s)
+	sum := sha256.Sum256(fmt.Appendf(data, "\x00%v", placed))
+	return s, hex.EncodeToString(sum[:8]), nil
 }
 
 // WriteSpec puts the spec into a node dir, which it makes if need be. A reader
-// sees the old one or the new one. What `up` has filled in is kept where s
-// leaves it open, so that a daemon that starts meanwhile still finds its gateway.
+// sees the old one or the new one. Only who decides on the node writes it; what
+// `up` finds out is in a file of its own, so that neither undoes the other.
 func WriteSpec(dir string, s *Spec) error {
 	if err := s.Validate(); err != nil {
 		return fmt.Errorf("node spec of %s: %w", dir, err)
-	}
-	if have, err := LoadSpec(dir); err == nil && have.ClusterUID == s.ClusterUID && have.Pool == s.Pool &&
-		!s.Local.Cloud.IsValid() && have.Local.GatewayPort == s.Local.GatewayPort {
-		filled, local := *s, *s.Local
-		local.Address, local.Cloud = have.Local.Address, have.Local.Cloud
-		filled.Local, filled.Gateways = &local, have.Gateways
-		s = &filled
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(dir, specFile), s)
+}
+
+// place is where a local node is at its site, <node dir>/place.json. It holds for
+// one pool of one cluster.
+type place struct {
+	ClusterUID string     `json:"clusterUID"`
+	Pool       string     `json:"pool"`
+	Address    netip.Addr `json:"address"`
+	Cloud      netip.Addr `json:"cloud"`
+}
+
+// placeFile is the name of the place in a node dir.
+const placeFile = "place.json"
+
+// readPlace returns the zero place if there is none.
+func readPlace(dir string) (place, error) {
+	path := filepath.Join(dir, placeFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return place{}, nil
+	}
+	if err != nil {
+		return place{}, err
+	}
+	p, err := parsePlace(data)
+	if err != nil {
+		return place{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return p, nil
+}
+
+func parsePlace(data []byte) (place, error) {
+	var p place
+	if err := json.Unmarshal(data, &p); err != nil {
+		return place{}, fmt.Errorf("node's place: %w", err)
+	}
+	if !p.Address.Is4() || !p.Cloud.Is4() {
+		return place{}, fmt.Errorf("node's place: %q and %q are not two IPv4 addresses", p.Address, p.Cloud)
+	}
+	return p, nil
+}
+
+// fill puts a place into the spec that it is of.
+func (p place) fill(s *Spec) {
+	if p.ClusterUID != s.ClusterUID || p.Pool != s.Pool {
+		return
+	}
+	s.Local.Address, s.Local.Cloud = p.Address, p.Cloud
+	s.Gateways = []string{net.JoinHostPort(p.Cloud.String(), strconv.Itoa(s.Local.GatewayPort))}
 }
 
 // writeJSON replaces a file with the indented JSON of v.

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -21,39 +22,68 @@ func specForTest() *Spec {
 	return s
 }
 
-func TestSpecKeepsWhatUpFilledIn(t *testing.T) {
+// What `up` finds out and what the engine decides do not undo each other.
+func TestSpecAndPlace(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "b-1")
 	if _, err := LoadSpec(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing spec is %v", err)
 	}
-	filled := specForTest()
-	filled.Gateways = []string{"198.18.0.13:7443"}
-	filled.Local.Address, filled.Local.Cloud = netip.MustParseAddr("192.168.1.11"), netip.MustParseAddr("198.18.0.13")
-	if err := WriteSpec(dir, filled); err != nil {
-		t.Fatal(err)
-	}
 	if err := WriteSpec(dir, specForTest()); err != nil {
 		t.Fatal(err)
 	}
-	got, err := LoadSpec(dir)
-	if err != nil {
+	load := func() (*Spec, string) {
+		t.Helper()
+		s, digest, err := readSpec(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s, digest
+	}
+	got, before := load()
+	if got.Local.Cloud.IsValid() || len(got.Gateways) != 0 {
+		t.Errorf("a node without a place has one: %+v", got.Local)
+	}
+	p := place{ClusterUID: got.ClusterUID, Pool: got.Pool, Address: netip.MustParseAddr("192.168.1.11"), Cloud: netip.MustParseAddr("198.18.0.13")}
+	if err := writeJSON(filepath.Join(dir, placeFile), p); err != nil {
 		t.Fatal(err)
 	}
-	if len(got.Gateways) != 1 || got.Local.Address != filled.Local.Address || got.Local.Cloud != filled.Local.Cloud {
-		t.Errorf("lost: %+v %+v", got, got.Local)
+	got, placed := load()
+	if got.Local.Address != p.Address || got.Local.Cloud != p.Cloud || !slices.Equal(got.Gateways, []string{"198.18.0.13:7443"}) {
+		t.Errorf("place: %+v %v", got.Local, got.Gateways)
 	}
 	moved := specForTest()
 	moved.Local.GatewayPort = 7444
 	if err := WriteSpec(dir, moved); err != nil {
 		t.Fatal(err)
 	}
-	if got, err = LoadSpec(dir); err != nil || len(got.Gateways) != 0 {
-		t.Errorf("an old gateway outlives its port: %v (%v)", got.Gateways, err)
+	got, again := load()
+	if !slices.Equal(got.Gateways, []string{"198.18.0.13:7444"}) {
+		t.Errorf("the gateway does not follow its port: %v", got.Gateways)
+	}
+	if before == placed || placed == again {
+		t.Errorf("digests %s %s %s", before, placed, again)
+	}
+	moved.Pool = "munich"
+	if err := WriteSpec(dir, moved); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ = load(); got.Local.Address.IsValid() {
+		t.Errorf("a place outlives its pool: %+v", got.Local)
 	}
 	st, err := os.Stat(filepath.Join(dir, specFile))
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("spec: %v %v", st, err)
 	}
+}
+
+func FuzzParsePlace(f *testing.F) {
+	f.Add([]byte(`{"clusterUID":"0a1b2c3d","pool":"p","address":"192.168.1.11","cloud":"198.18.0.13"}`))
+	f.Add([]byte(`{"address":"fe80::1%eth0"}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if p, err := parsePlace(data); err == nil && (!p.Address.Is4() || p.Cloud.Zone() != "") {
+			t.Fatalf("%+v passes", p)
+		}
+	})
 }
 
 func TestSpecRefuses(t *testing.T) {

@@ -60,7 +60,10 @@ type Status struct {
 	// DaemonPID and Executable tell which program runs as the daemon.
 	DaemonPID  int    `json:"daemonPID"`
 	Executable string `json:"executable"`
-	// SpecDigest is of the node.json the daemon started with.
+	// LastFailure is why the daemon before this one ended; empty once the node
+	// has been running.
+	LastFailure string `json:"lastFailure,omitempty"`
+	// SpecDigest is of the spec the daemon started with.
 	SpecDigest string `json:"specDigest"`
 	// Steps are the milestones reached, in order, with the time since Started.
 	Steps []Step `json:"steps,omitempty"`

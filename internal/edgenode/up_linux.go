@@ -4,18 +4,13 @@ package edgenode
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -67,36 +62,69 @@ const daemonLogName = "node.log"
 // Up makes a node run on this machine: whatever of it stands already is kept,
 // whatever is missing is made. It returns when the node is up, when the daemon
 // says that it cannot be, or when ctx ends; the daemon goes on in the last case.
-func Up(ctx context.Context, o UpOptions) error {
-	u, err := newUp(o)
+func Up(ctx context.Context, o UpOptions) (err error) {
+	if o, err = o.withDefaults(); err != nil {
+		return err
+	}
+	owner, err := checkTree(o.Dir, sudoUID())
 	if err != nil {
 		return err
 	}
-	unlock, err := lockNode(ctx, o.Dir)
+	if _, err := os.Lstat(filepath.Join(o.Dir, specFile)); errors.Is(err, fs.ErrNotExist) {
+		return notNode(o.Dir) // before a lock is made beside it
+	}
+	lock, err := lockNode(ctx, o.Dir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	if err := u.converge(ctx); err != nil {
-		return err
+	defer lock.unlock()
+	for {
+		u, err := newUp(o, owner)
+		if err != nil {
+			return errors.Join(err, dropOrphan(o.Dir, lock))
+		}
+		err = u.run(ctx)
+		if !errors.Is(err, errSpecChanged) {
+			return err
+		}
+		o.Report.Say("daemon", "the node has got a new spec meanwhile, starting its daemon again")
+		if err := supervise.StopDaemon(ctx, filepath.Join(o.Dir, runDir), daemonStop); err != nil {
+			return err
+		}
 	}
-	err = u.await(ctx)
-	return errors.Join(err, handOver(o.Dir, u.spec.OwnerUID, u.spec.OwnerGID))
 }
+
+// notNode is the error of a directory without a spec.
+func notNode(dir string) error {
+	return fmt.Errorf("%s is not a node's directory: it has no %s", dir, specFile)
+}
+
+// dropOrphan removes the lock of a node that was purged while it was waited for.
+func dropOrphan(dir string, lock *nodeLock) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return lock.discard()
+	}
+	return nil
+}
+
+// errSpecChanged means that somebody wrote another spec while Up worked on the
+// one before it.
+var errSpecChanged = errors.New("the node's spec changed")
 
 type up struct {
-	o    UpOptions
-	log  *slog.Logger
-	spec *Spec
-	cg   cgroups
-	site *site.Site
+	o      UpOptions
+	log    *slog.Logger
+	spec   *Spec
+	digest string // of spec; see readSpec
+	cg     cgroups
+	site   *site.Site
 }
 
-func newUp(o UpOptions) (*up, error) {
+func (o UpOptions) withDefaults() (UpOptions, error) {
 	if !filepath.IsAbs(o.Dir) || !filepath.IsAbs(o.Edge) {
-		return nil, fmt.Errorf("node dir %q and program %q must be absolute", o.Dir, o.Edge)
+		return o, fmt.Errorf("node dir %q and program %q must be absolute", o.Dir, o.Edge)
 	}
-	o.Dir = canonical(o.Dir)
+	o.Dir = locate(o.Dir)
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -112,28 +140,49 @@ func newUp(o UpOptions) (*up, error) {
 			return host.Preflight(ctx, m, dir)
 		}
 	}
-	spec, err := LoadSpec(o.Dir)
+	return o, nil
+}
+
+// newUp reads the spec, under the node's lock.
+func newUp(o UpOptions, owner int) (*up, error) {
+	spec, digest, err := readSpec(o.Dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is not a node's directory: it has no %s", o.Dir, specFile)
+		return nil, notNode(o.Dir)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if filepath.Base(o.Dir) != spec.Name {
-		return nil, fmt.Errorf("directory %s belongs to node %q: the last part of its path must be the node's name", o.Dir, spec.Name)
+	if err := checkOwner(spec, o.Dir, owner); err != nil {
+		return nil, err
 	}
-	u := &up{o: o, log: o.Logger, spec: spec}
+	u := &up{o: o, log: o.Logger, spec: spec, digest: digest}
 	u.site, err = siteOf(spec, o.Dir, o.Logger)
 	return u, err
 }
 
-// canonical is a node dir without symbolic links: inside of the node's root
-// there are none, and both must speak of the same path.
-func canonical(dir string) string {
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		return real
+// run makes the node and waits for it. Whatever comes of it, what it made is its
+// owner's, and no token is left that no daemon will use.
+func (u *up) run(ctx context.Context) (err error) {
+	defer func() {
+		err = errors.Join(err, handOver(u.o.Dir, u.spec.OwnerUID, u.spec.OwnerGID))
+	}()
+	if err := u.converge(ctx); err != nil {
+		return errors.Join(err, u.dropToken())
 	}
-	return filepath.Clean(dir)
+	return u.await(ctx)
+}
+
+// dropToken removes the token that this run has brought, unless a daemon is
+// alive that joins with it.
+func (u *up) dropToken() error {
+	if u.o.Token == "" {
+		return nil
+	}
+	state, err := supervise.FindDaemon(filepath.Join(u.o.Dir, runDir))
+	if err == nil && !state.Alive() {
+		err = removeFile(tokenPath(u.o.Dir))
+	}
+	return err
 }
 
 type discard struct{}
@@ -143,9 +192,6 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 func siteOf(s *Spec, dir string, log *slog.Logger) (*site.Site, error) {
 	return site.New(site.Options{ClusterDir: clusterDir(dir), ClusterUID: s.ClusterUID, Pool: s.Pool, Logger: log})
 }
-
-// clusterDir of a node dir <cluster dir>/nodes/<node>.
-func clusterDir(dir string) string { return filepath.Dir(filepath.Dir(dir)) }
 
 // converge makes what is missing, up to a running daemon.
 func (u *up) converge(ctx context.Context) error {
@@ -195,19 +241,27 @@ func (u *up) takeToken() error {
 
 func tokenPath(dir string) string { return filepath.Join(dir, pkiDir, "join-token") }
 
-// connect makes the node's place at its site and writes what came of it into
-// the spec.
+// connect makes the node's place at its site and writes it down. The spec is the
+// engine's, which may have written another by now: that one then counts.
 func (u *up) connect(ctx context.Context) error {
 	at, err := u.site.Attach(ctx, u.spec.Name)
 	if err != nil {
 		return err
 	}
-	gateways := []string{net.JoinHostPort(at.Cloud.String(), strconv.Itoa(u.spec.Local.GatewayPort))}
-	if u.spec.Local.Address == at.Address.Addr() && u.spec.Local.Cloud == at.Cloud && slices.Equal(u.spec.Gateways, gateways) {
-		return nil
+	now := place{ClusterUID: u.spec.ClusterUID, Pool: u.spec.Pool, Address: at.Address.Addr(), Cloud: at.Cloud}
+	if have, err := readPlace(u.o.Dir); err != nil || have != now {
+		if err := writeJSON(filepath.Join(u.o.Dir, placeFile), now); err != nil {
+			return err
+		}
 	}
-	u.spec.Local.Address, u.spec.Local.Cloud, u.spec.Gateways = at.Address.Addr(), at.Cloud, gateways
-	return WriteSpec(u.o.Dir, u.spec)
+	owner := u.spec.OwnerUID
+	if u.spec, u.digest, err = readSpec(u.o.Dir); err != nil {
+		return err
+	}
+	if u.spec.OwnerUID != owner || u.spec.Local.Cloud != now.Cloud {
+		return errSpecChanged // another pool: another site
+	}
+	return checkOwner(u.spec, u.o.Dir, 0)
 }
 
 // current says whether the daemon runs as this program with this spec.
@@ -220,7 +274,7 @@ func (u *up) current() (bool, error) {
 	if err != nil {
 		return false, nil // it has not said who it is: started again, it will
 	}
-	digest, err := specDigest(u.o.Dir)
+	_, digest, err := readSpec(u.o.Dir)
 	if err != nil {
 		return false, err
 	}
@@ -229,15 +283,6 @@ func (u *up) current() (bool, error) {
 		return false, fmt.Errorf("program %s: %w", u.o.Edge, err)
 	}
 	return st.DaemonPID == state.Daemon.PID && st.Executable == edge && st.SpecDigest == digest, nil
-}
-
-func specDigest(dir string) (string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, specFile))
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:8]), nil
 }
 
 // startDaemon starts the daemon inside of the node, unless the right one runs.
@@ -306,7 +351,7 @@ func (u *up) startDaemon(ctx context.Context) error {
 func (u *up) await(ctx context.Context) error {
 	attempt := tokenAttempt(u.o.Dir)
 	seen := time.Now()
-	said := ""
+	said, failure := "", ""
 	for {
 		state, err := supervise.FindDaemon(filepath.Join(u.o.Dir, runDir))
 		if err != nil {
@@ -316,7 +361,16 @@ func (u *up) await(ctx context.Context) error {
 			seen = time.Now()
 		}
 		st, err := LoadStatus(u.o.Dir)
+		if err == nil && st.LastFailure != failure {
+			failure = st.LastFailure
+			if failure != "" {
+				u.o.Report.Say(string(PhaseStarting), "the daemon starts again: "+failure)
+			}
+		}
 		if err == nil && state.Running() && st.DaemonPID == state.Daemon.PID {
+			if st.SpecDigest != u.digest {
+				return errSpecChanged
+			}
 			if line := string(st.Phase) + st.Message; line != said {
 				said = line
 				u.o.Report.Say(string(st.Phase), st.Message)
@@ -345,6 +399,9 @@ func (u *up) notUp(cause error, st *Status) error {
 	what := "it has said nothing yet"
 	if st != nil {
 		what = st.Message
+		if st.LastFailure != "" && !strings.Contains(what, st.LastFailure) {
+			what += "; its daemon has ended before: " + st.LastFailure
+		}
 	}
 	err := fmt.Errorf("node %s is not up: %w; last state: %s", u.spec.Name, cause, what)
 	if lines, lerr := supervise.LastLines(log, logTail); lerr == nil && len(lines) > 0 {
@@ -376,36 +433,9 @@ func tokenAttempt(dir string) int64 {
 	return st.ModTime().UnixNano()
 }
 
-// lockNode holds a node dir against other runs of up, down and reboot.
-func lockNode(ctx context.Context, dir string) (func(), error) {
-	if err := os.MkdirAll(filepath.Join(dir, runDir), 0o700); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, runDir, "up.lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("another command works on %s: %w", dir, context.Cause(ctx))
-		case <-time.After(statusPoll):
-		}
-	}
-}
-
 // handOver gives a node dir's files to the owner of the state directory, except
-// for data/, where containers' files keep their own owners.
+// for data/, which stays root's: containers' files keep their own owners there,
+// and root mounts on directories in it.
 func handOver(dir string, uid, gid int) error {
 	root, err := os.OpenRoot(dir) // no link in the owner's directory leads outside
 	if errors.Is(err, fs.ErrNotExist) {
@@ -416,14 +446,14 @@ func handOver(dir string, uid, gid int) error {
 	}
 	defer root.Close()
 	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && path == dataDir {
+			return fs.SkipDir
+		}
 		if err == nil {
 			err = root.Lchown(path, uid, gid)
 		}
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // replaced meanwhile
-		}
-		if err == nil && path == dataDir {
-			return fs.SkipDir
 		}
 		return err
 	})
