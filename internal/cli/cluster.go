@@ -7,10 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,37 +23,47 @@ func (a *app) newStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status [cluster]",
 		Short: "Show the clusters of this state directory, or the nodes of one",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), engine.DefaultReadTimeout)
 			defer cancel()
 			if len(args) == 1 {
-				return a.printNodes(ctx, e, args[0])
+				return a.printNodes(ctx, args[0])
 			}
-			clusters, err := e.ListClusters(ctx)
-			if err != nil {
-				return err
-			}
-			type row struct{ Name, ID, Status, Kubernetes, Endpoint string }
-			rows := []row{}
-			for _, c := range clusters {
-				rows = append(rows, row{c.Spec.Name, c.ID, c.Status, c.KubernetesVersion, c.Endpoint})
-			}
-			return a.print(rows, "NAME\tID\tSTATUS\tKUBERNETES\tENDPOINT", func(add func(...any)) {
-				for _, r := range rows {
-					add(r.Name, r.ID, r.Status, r.Kubernetes, r.Endpoint)
-				}
-			})
+			return a.printClusters(ctx)
 		},
 	}
 }
 
-func (a *app) printNodes(ctx context.Context, e *engine.Engine, cluster string) error {
-	id, err := e.Resolve(cluster)
+func (a *app) printClusters(ctx context.Context) error {
+	e, err := a.engine()
+	if err != nil {
+		return err
+	}
+	clusters, err := e.ListClusters(ctx)
+	if err != nil {
+		return err
+	}
+	type row struct {
+		Name       string `json:"name"`
+		ID         string `json:"id"`
+		Status     string `json:"status"`
+		Kubernetes string `json:"kubernetes"`
+		Endpoint   string `json:"endpoint"`
+	}
+	rows := []row{}
+	for _, c := range clusters {
+		rows = append(rows, row{c.Spec.Name, c.ID, c.Status, c.KubernetesVersion, c.Endpoint})
+	}
+	return a.print(rows, "NAME\tID\tSTATUS\tKUBERNETES\tENDPOINT", func(add func(...any)) {
+		for _, r := range rows {
+			add(r.Name, r.ID, r.Status, r.Kubernetes, r.Endpoint)
+		}
+	})
+}
+
+func (a *app) printNodes(ctx context.Context, cluster string) error {
+	e, id, err := a.cluster(cluster)
 	if err != nil {
 		return err
 	}
@@ -69,41 +78,13 @@ func (a *app) printNodes(ctx context.Context, e *engine.Engine, cluster string) 
 	})
 }
 
-func (a *app) newProgressCommand() *cobra.Command {
-	var follow bool
-	c := &cobra.Command{
-		Use:   "progress <cluster>",
-		Short: "Show the steps of the last create, change or destroy, with their times",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := a.clusterDir(args[0])
-			if err != nil {
-				return err
-			}
-			return a.tailFile(cmd.Context(), filepath.Join(dir, "progress.ndjson"), follow, 0, func(line string) string {
-				var p engine.Progress
-				if a.output == "json" || json.Unmarshal([]byte(line), &p) != nil {
-					return line
-				}
-				return fmt.Sprintf("%s  %8.1fs  %-14s  %s", p.Time.Local().Format(time.DateTime), p.Elapsed.Seconds(), p.Phase, p.Message)
-			})
-		},
-	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on as new steps come")
-	return c
-}
-
 func (a *app) newKubeconfigCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "kubeconfig <cluster>",
 		Short: "Print a kubeconfig that holds no secret: it asks `edge credentials` when it is used",
-		Args:  cobra.ExactArgs(1),
+		Args:  clusterArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			id, err := e.Resolve(args[0])
+			e, id, err := a.cluster(args[0])
 			if err != nil {
 				return err
 			}
@@ -120,15 +101,11 @@ func (a *app) newKubeconfigCommand() *cobra.Command {
 func (a *app) newCredentialsCommand() *cobra.Command {
 	var ttl time.Duration
 	c := &cobra.Command{
-		Use:   "credentials <id>",
+		Use:   "credentials <cluster>",
 		Short: "Print short-lived credentials as kubectl's exec plugins do (ExecCredential, v1)",
-		Args:  cobra.ExactArgs(1),
+		Args:  clusterArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			id, err := e.Resolve(args[0])
+			e, id, err := a.cluster(args[0])
 			if err != nil {
 				return err
 			}
@@ -153,19 +130,22 @@ func (a *app) newCredentialsCommand() *cobra.Command {
 
 func (a *app) newKubectlCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use:                "kubectl -c <cluster> [arguments of kubectl]",
-		Short:              "Run the cluster's own kubectl against it",
+		Use:   "kubectl -c <cluster> [arguments of kubectl]",
+		Short: "Run the cluster's own kubectl against it",
+		Long: "Runs the kubectl of a cluster's version against it. -c <cluster> (or --cluster, and\n" +
+			"--state-dir) comes first; what follows is kubectl's own, its flags too.",
+		Example: "  edge kubectl -c quickstart get nodes\n  edge kubectl -c quickstart --help",
+		// kubectl's flags are not known here.
 		DisableFlagParsing: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cluster, rest, err := clusterFlag(args)
-			if err != nil {
-				return err
+			cluster, rest := a.kubectlFlags(args)
+			if cluster == "" {
+				if len(rest) == 0 || slices.Contains([]string{"-h", "--help", "help"}, rest[0]) {
+					return cmd.Help()
+				}
+				return errors.New("say which cluster first: edge kubectl -c <cluster> get nodes; `edge status` lists them")
 			}
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			id, err := e.Resolve(cluster)
+			e, id, err := a.cluster(cluster)
 			if err != nil {
 				return err
 			}
@@ -178,7 +158,7 @@ func (a *app) newKubectlCommand() *cobra.Command {
 				return err
 			}
 			k := exec.CommandContext(cmd.Context(), program, rest...)
-			k.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "EDGE_STATE_DIR="+e.StateDir())
+			k.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig)
 			k.Stdin, k.Stdout, k.Stderr = a.In, a.Out, a.Err
 			k.Cancel = func() error { return k.Process.Signal(os.Interrupt) }
 			err = k.Run()
@@ -192,136 +172,31 @@ func (a *app) newKubectlCommand() *cobra.Command {
 	return c
 }
 
-// clusterFlag takes -c or --cluster out of kubectl's arguments: it must come
-// first, so that kubectl's own -c (a container) is never taken for it.
-func clusterFlag(args []string) (cluster string, rest []string, err error) {
-	if len(args) > 0 {
-		for _, prefix := range []string{"--cluster=", "-c="} {
-			if v, ok := strings.CutPrefix(args[0], prefix); ok {
-				return v, args[1:], nil
-			}
+// kubectlFlags takes -c or --cluster out of kubectl's arguments, and what this
+// program knows beside: they must come first, so that kubectl's own -c (a
+// container) is never taken for a cluster.
+func (a *app) kubectlFlags(args []string) (cluster string, rest []string) {
+	for len(args) > 0 {
+		name, value, joined := strings.Cut(args[0], "=")
+		var target *string
+		switch name {
+		case "-c", "--cluster":
+			target = &cluster
+		case "--state-dir":
+			target = &a.stateDir
 		}
-		if len(args) > 1 && (args[0] == "-c" || args[0] == "--cluster") {
-			return args[1], args[2:], nil
-		}
-	}
-	return "", nil, errors.New("say which cluster first: edge kubectl -c <cluster> get nodes; `edge status` lists them")
-}
-
-func (a *app) newLogsCommand() *cobra.Command {
-	var follow bool
-	var node string
-	var lines int
-	c := &cobra.Command{
-		Use:   "logs <cluster> [process]",
-		Short: "Show what a cluster's or local node's own processes printed",
-		Long:  "Show what a process of a cluster printed, or, without one, list the processes.\nWith --node, those of a local node of the cluster.",
-		Args:  cobra.RangeArgs(1, 2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			dir, err := a.clusterDir(args[0])
-			if err != nil {
-				return err
-			}
-			if node != "" {
-				dir = filepath.Join(dir, "nodes", filepath.Base(node))
-			}
-			dir = filepath.Join(dir, "logs")
-			if len(args) == 1 {
-				return a.listLogs(dir)
-			}
-			path := filepath.Join(dir, filepath.Base(args[1])+".log")
-			if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("no process %q has logged here; `edge logs %s` lists them", args[1], args[0])
-			}
-			return a.tailFile(cmd.Context(), path, follow, lines, func(s string) string { return s })
-		},
-	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on as new lines come")
-	c.Flags().StringVar(&node, "node", "", "a local node of the cluster")
-	c.Flags().IntVarP(&lines, "lines", "n", 100, "how many of the last lines to show; 0: all")
-	return c
-}
-
-func (a *app) listLogs(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("list logs: %w", err)
-	}
-	type row struct {
-		Process string
-		Bytes   int64
-		Changed time.Time
-	}
-	rows := []row{}
-	for _, entry := range entries {
-		name, ok := strings.CutSuffix(entry.Name(), ".log")
-		info, err := entry.Info()
-		if !ok || err != nil {
-			continue
-		}
-		rows = append(rows, row{name, info.Size(), info.ModTime()})
-	}
-	return a.print(rows, "PROCESS\tBYTES\tLAST WRITTEN", func(add func(...any)) {
-		for _, r := range rows {
-			add(r.Process, r.Bytes, r.Changed.Format(time.DateTime))
-		}
-	})
-}
-
-// tailFile prints the last lines of a file (0: all) and, with follow, what is
-// appended until ctx ends.
-func (a *app) tailFile(ctx context.Context, path string, follow bool, last int, format func(string) string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", path, err)
-	}
-	defer f.Close()
-	r := bufio.NewReader(f)
-	var ring []string
-	for {
-		line, err := r.ReadString('\n')
-		if line != "" {
-			ring = append(ring, strings.TrimSuffix(line, "\n"))
-			if last > 0 && len(ring) > last {
-				ring = ring[1:]
-			}
-		}
-		if err != nil {
+		if target == nil || target == &cluster && cluster != "" {
 			break
 		}
-	}
-	for _, line := range ring {
-		fmt.Fprintln(a.Out, format(line))
-	}
-	// A log file is followed by looking at it: it is truncated in place when it
-	// is rotated, which no notification tells apart from writing.
-	const look = 250 * time.Millisecond
-	for ticker := time.NewTicker(look); follow; {
-		select {
-		case <-ctx.Done():
-			ticker.Stop()
-			return nil
-		case <-ticker.C:
-		}
-		if info, err := f.Stat(); err == nil {
-			if at, err := f.Seek(0, io.SeekCurrent); err == nil && info.Size() < at-int64(r.Buffered()) {
-				if _, err := f.Seek(0, io.SeekStart); err != nil {
-					return err
-				}
-				r.Reset(f)
+		if !joined {
+			if len(args) == 1 {
+				break // its value is missing
 			}
+			value, args = args[1], args[1:]
 		}
-		for {
-			line, err := r.ReadString('\n')
-			if line != "" {
-				fmt.Fprintln(a.Out, format(strings.TrimSuffix(line, "\n")))
-			}
-			if err != nil {
-				break
-			}
-		}
+		*target, args = value, args[1:]
 	}
-	return nil
+	return cluster, args
 }
 
 func (a *app) newDestroyCommand() *cobra.Command {
@@ -329,13 +204,9 @@ func (a *app) newDestroyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "destroy <cluster>",
 		Short: "Destroy a cluster of this machine, also one whose state was lost",
-		Args:  cobra.ExactArgs(1),
+		Args:  clusterArgs(0),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.engine()
-			if err != nil {
-				return err
-			}
-			id, err := e.Resolve(args[0])
+			e, id, err := a.cluster(args[0])
 			if err != nil {
 				return err
 			}
@@ -356,12 +227,21 @@ func (a *app) newDestroyCommand() *cobra.Command {
 	return c
 }
 
-func (a *app) clusterDir(nameOrID string) (string, error) {
+// cluster opens the engine and finds the cluster that a person named.
+func (a *app) cluster(nameOrID string) (*engine.Engine, string, error) {
 	e, err := a.engine()
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	id, err := e.Resolve(nameOrID)
+	if err != nil {
+		return nil, "", err
+	}
+	return e, id, nil
+}
+
+func (a *app) clusterDir(nameOrID string) (string, error) {
+	e, id, err := a.cluster(nameOrID)
 	if err != nil {
 		return "", err
 	}

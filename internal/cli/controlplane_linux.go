@@ -19,7 +19,9 @@ import (
 func (a *app) newControlPlaneCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "control-plane",
-		Short: "Converge this host to the control plane of a cluster directory",
+		Short: "Start or stop the control plane of a cluster on this host",
+		Long: "Starts or stops the control plane whose keys, data and choices are in a cluster's\n" +
+			"directory. Both may be run again at any time. The engine runs them.",
 	}
 	var dir string
 	c.PersistentFlags().StringVar(&dir, "dir", "", "cluster directory (required)")
@@ -32,8 +34,8 @@ func (a *app) newControlPlaneCommand() *cobra.Command {
 	var until untilEOF
 	up, down := &cobra.Command{
 		Use:   "up",
-		Short: "Start it and wait until it is ready",
-		Args:  cobra.NoArgs,
+		Short: "Start the control plane and wait until it is ready",
+		Args:  atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
 			if err != nil {
@@ -49,8 +51,8 @@ func (a *app) newControlPlaneCommand() *cobra.Command {
 	},
 		&cobra.Command{
 			Use:   "down",
-			Short: "Stop it; its data stay",
-			Args:  cobra.NoArgs,
+			Short: "Stop the control plane; its data stay",
+			Args:  atMost(0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				ctx, unwatch := until.watch(cmd.Context(), a.In)
 				defer unwatch()
@@ -62,8 +64,8 @@ func (a *app) newControlPlaneCommand() *cobra.Command {
 	c.AddCommand(up, down,
 		&cobra.Command{
 			Use:   "run",
-			Short: "The daemon itself",
-			Args:  cobra.NoArgs,
+			Short: "Run the daemon (started by `up`)",
+			Args:  atMost(0),
 			RunE: func(cmd *cobra.Command, _ []string) error {
 				return controlplane.Run(cmd.Context(), dir, a.daemonLogger())
 			},

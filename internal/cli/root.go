@@ -5,13 +5,14 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"runtime"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -66,6 +67,15 @@ func newRoot(version string, s streams) *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.output != "table" && a.output != "json" {
+			return fmt.Errorf("output format %q: write -o table or -o json", a.output)
+		}
+		return nil
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, c.CommandPath())
+	})
 	root.SetIn(s.In)
 	root.SetOut(s.Out)
 	root.SetErr(s.Err)
@@ -81,6 +91,7 @@ func newRoot(version string, s streams) *cobra.Command {
 		a.newKubectlCommand(), a.newLogsCommand(), a.newDestroyCommand())
 	a.addSupply(add)
 	a.addDaemons(add)
+	root.AddCommand(a.newVersionCommand())
 	for _, g := range []*cobra.Group{
 		{ID: "operate", Title: "Clusters:"},
 		{ID: "nodes", Title: "Nodes:"},
@@ -107,27 +118,40 @@ func (a *app) engine() (*engine.Engine, error) {
 	})
 }
 
+func (a *app) newVersionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this program and the Kubernetes versions it knows",
+		Args:  atMost(0),
+		RunE: func(*cobra.Command, []string) error {
+			v := struct {
+				Version    string   `json:"version"`
+				Go         string   `json:"go"`
+				Platform   string   `json:"platform"`
+				Kubernetes []string `json:"kubernetes"`
+			}{a.version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH, component.Versions()}
+			return a.print(v, "VERSION\tGO\tPLATFORM\tKUBERNETES", func(add func(...any)) {
+				add(v.Version, v.Go, v.Platform, strings.Join(v.Kubernetes, ", "))
+			})
+		},
+	}
+}
+
 // print writes v as JSON, or as the table that rows make.
 func (a *app) print(v any, header string, rows func(add func(cells ...any))) error {
-	switch a.output {
-	case "json":
-		enc := json.NewEncoder(a.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
-	case "table":
-		w := tabwriter.NewWriter(a.Out, 0, 4, 3, ' ', 0)
-		fmt.Fprintln(w, header)
-		rows(func(cells ...any) {
-			for i, c := range cells {
-				if i > 0 {
-					fmt.Fprint(w, "\t")
-				}
-				fmt.Fprint(w, c)
-			}
-			fmt.Fprintln(w)
-		})
-		return w.Flush()
-	default:
-		return fmt.Errorf("output format %q: use table or json", a.output)
+	if a.output == "json" {
+		return writeJSON(a.Out, v)
 	}
+	w := tabwriter.NewWriter(a.Out, 0, 4, 3, ' ', 0)
+	fmt.Fprintln(w, header)
+	rows(func(cells ...any) {
+		for i, c := range cells {
+			if i > 0 {
+				fmt.Fprint(w, "\t")
+			}
+			fmt.Fprint(w, c)
+		}
+		fmt.Fprintln(w)
+	})
+	return w.Flush()
 }
