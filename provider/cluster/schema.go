@@ -55,7 +55,7 @@ func clusterSchema(ctx context.Context) schema.Schema {
 			"engine_version":     computed("Version of this project's own programs that run the cluster."),
 			"endpoint":           computed("URL of the Kubernetes API. It is on loopback: the API is never open to a network."),
 			"ca_certificate":     computed("Certificate of the cluster's certificate authority, PEM. Public."),
-			"kubeconfig":         computed("A kubeconfig that asks `edge credentials` for short-lived credentials when it is used. It holds no secret, and needs the `edge` program on the PATH."),
+			"kubeconfig":         computed("A kubeconfig that asks `edge credentials` for short-lived credentials when it is used. It holds no secret, and needs the `edge` program on the PATH and `EDGE_STATE_DIR` where the state directory is not `~/.edge`. `edge kubeconfig <cluster>` prints one that needs neither."),
 		},
 	}
 }
