@@ -20,7 +20,7 @@ const maxName = 40
 func poolSchema(ctx context.Context) schema.Schema {
 	return schema.Schema{
 		Version:             0,
-		MarkdownDescription: "A pool: the nodes of one site, and what they share. Nodes of a pool reach each other directly; between pools, traffic goes through the cluster's gateway. It is a `NodePool` object in the cluster. Destroying a pool waits for nodes that leave in the same apply, and is refused while others stay.",
+		MarkdownDescription: "A pool: the nodes of one site, and what they share. Nodes of a pool reach each other directly; nodes and pods of different pools do not reach each other. It is a `NodePool` object in the cluster. Destroying a pool waits for nodes that leave in the same apply, and is refused while others stay.",
 		Attributes: map[string]schema.Attribute{
 			"id": schema.StringAttribute{Computed: true, MarkdownDescription: "Identifier, `<cluster id>/<name>`."},
 			"cluster_id": schema.StringAttribute{
