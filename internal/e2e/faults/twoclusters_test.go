@@ -3,12 +3,12 @@
 package faults
 
 import (
-	"encoding/json"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -99,22 +99,16 @@ func shareNothing(t *testing.T, r *rig.Rig, one, two string) {
 	}
 }
 
-// link is the address of this machine on the site link of a cluster's node.
+// link is the range of a cluster's site link, as its router has it.
 func link(t *testing.T, r *rig.Rig, id string) string {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(dirOf(r, id), "nodes", "*", "node.json"))
-	if err != nil || len(files) != 1 {
-		t.Fatalf("%v, %v", files, err)
+	res := r.AsRoot(t, "ip", "-n", "edge-"+uidOf(id)+"-r-site", "-4", "-o", "address", "show", "dev", "wan0")
+	fields := strings.Fields(res.Stdout)
+	i := slices.Index(fields, "inet")
+	if res.Err != nil || i < 0 || i+1 == len(fields) {
+		t.Fatalf("%v: %s%s", res.Err, res.Stdout, res.Stderr)
 	}
-	raw, err := os.ReadFile(files[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	var spec struct{ Local struct{ Cloud string } }
-	if err := json.Unmarshal(raw, &spec); err != nil {
-		t.Fatal(err)
-	}
-	return spec.Local.Cloud
+	return fields[i+1]
 }
 
 // answers shows that a cluster's pod runs and can be entered through the tunnel.
