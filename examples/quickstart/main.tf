@@ -78,8 +78,8 @@ output "next" {
     edge status quickstart                                   # nodes and their tunnel
     edge kubectl -c quickstart get nodes,pods -o wide
     edge kubectl -c quickstart logs deploy/web-tokyo         # through the tunnel
-    edge kubectl -c quickstart exec deploy/web-tokyo -- env                 
-    sudo edge lab cut quickstart tokyo                       # cut a site off, watch, and
-    sudo edge lab restore quickstart tokyo                   # bring it back
+    edge kubectl -c quickstart exec deploy/web-tokyo -- env
+    edge lab cut quickstart tokyo                            # cut a site off, watch, and
+    edge lab restore quickstart tokyo                        # bring it back
   EOT
 }
