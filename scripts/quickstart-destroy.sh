@@ -11,6 +11,9 @@ fi
 terraform=$(cat "$work/terraform-program")
 cd "$work"
 use_built_provider "$work"
+# The plugin may have been built again since the apply that locked it.
+rm -f .terraform.lock.hcl
+"$terraform" init -input=false -no-color > init.log || { cat init.log; exit 1; }
 id=$("$terraform" output -raw cluster_id 2>/dev/null || true)
 if [ -z "$id" ]; then
   # An apply that never came to an output has the cluster in its state all the same.
