@@ -265,9 +265,39 @@ func TestPoolUnknownToTheCluster(t *testing.T) {
 	)
 }
 
+// A user who may not have local nodes learns it from the plan, whether the node
+// is to be made, finished or started; a node that runs is not asked about.
+func TestMachineThatMayNotHaveNodes(t *testing.T) {
+	eng := fakeengine.New()
+	refuse := func() {
+		eng.Fail("CheckLocalNode", fakeengine.Fault{Err: &engine.Error{
+			Class: engine.Invalid, Op: "check", Object: "this machine for local nodes", Field: "local",
+			Err: errors.New("a local node needs root, and sudo asks for a password"),
+		}})
+	}
+	told := regexp.MustCompile(`(?s)local\s+= \{\}.*sudo\s+asks\s+for\s+a\s+password`)
+	acctest.Run(t, eng,
+		resource.TestStep{PreConfig: refuse, Config: config(""), PlanOnly: true, ExpectError: told},
+		resource.TestStep{
+			PreConfig: func() {
+				if n := eng.Calls("CreateCluster") + eng.Calls("CreateNode"); n != 0 {
+					t.Errorf("%d things were made", n)
+				}
+			},
+			Config: config(""),
+		},
+		resource.TestStep{PreConfig: refuse, Config: config(full), ConfigPlanChecks: action(plancheck.ResourceActionUpdate)},
+		resource.TestStep{ // the refusal is still there for whom it concerns
+			PreConfig: func() { eng.Node(func(n *engine.Node) { n.Status = engine.StatusStopped }) },
+			Config:    config(full), PlanOnly: true, ExpectError: told,
+		},
+	)
+}
+
 func TestBadInput(t *testing.T) {
 	acctest.Refused(t, "edge_node", map[string]string{"name": `name = "cam-1"`, "pool": `pool = "berlin"`, "local": `local = {}`, "cluster_id": `cluster_id = "local/demo-00000001"`}, map[string][2]string{
 		"name":         {`name = "cam_1"`, `lower-case letters`},
+		"reserved":     {`name = "edge-gateway"`, `name of the cluster's own`},
 		"pool":         {`pool = ""`, `lower-case letters`},
 		"cluster id":   {`cluster_id = "local/demo"`, `an id looks like`},
 		"no placement": {`local = null`, `(?i)local`},

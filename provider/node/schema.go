@@ -54,8 +54,8 @@ func nodeSchema(ctx context.Context) schema.Schema {
 			},
 			"name": schema.StringAttribute{
 				Required:            true,
-				MarkdownDescription: "Name of the node, a DNS label. Changing it forces replacement.",
-				Validators:          []validator.String{validators.Label(maxName)},
+				MarkdownDescription: "Name of the node, a DNS label; `edge-gateway`, `kubernetes` and `localhost` are the cluster's own. Changing it forces replacement.",
+				Validators:          []validator.String{validators.NodeName(maxName)},
 			},
 			"local": schema.SingleNestedAttribute{
 				Required:            true,

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework/schema/validator"
+
+	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 )
 
 // String makes a validator of a check. what describes a right value.
@@ -56,6 +58,17 @@ func CheckLabel(s string, limit int) error {
 		return fmt.Errorf("%q: use lower-case letters, digits and '-', beginning and ending with a letter or digit, %d characters at most", clip(s), limit)
 	}
 	return nil
+}
+
+// NodeName is a DNS label of at most limit characters that is not a name of the
+// cluster's own servers.
+func NodeName(limit int) validator.String {
+	return String(fmt.Sprintf("a DNS label of at most %d characters, and no name of the cluster's own", limit), func(s string) error {
+		if v1alpha1.ReservedNodeName(s) {
+			return fmt.Errorf("%q is a name of the cluster's own servers: choose another", s)
+		}
+		return CheckLabel(s, limit)
+	})
 }
 
 // PortName is the name of a port (RFC 6335 service name, as Kubernetes has it).
