@@ -21,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
+	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 )
 
 // How a node leaves. Each step is a look at what is there, so that it goes on
@@ -215,6 +216,31 @@ func (r *nodeReconciler) revoke(ctx context.Context, edge *v1alpha1.EdgeNode) er
 		r.log.Info("key of node revoked", "node", edge.Name, "key", key)
 	}
 	r.kick(edge.Name, "node "+edge.Name+" is leaving the cluster")
+	return r.revokeTokens(ctx, edge)
+}
+
+// revokeTokens removes the join tokens that a node used or that name it: the
+// one it joined with would let its device in again for as long as it lives, and
+// one that an operator bound to the name could give it to another.
+func (r *nodeReconciler) revokeTokens(ctx context.Context, edge *v1alpha1.EdgeNode) error {
+	var secrets corev1.SecretList
+	if err := r.live.List(ctx, &secrets, client.InNamespace(v1alpha1.SystemNamespace), client.MatchingFields{"type": string(enroll.TokenSecretType)}); err != nil {
+		return fmt.Errorf("list join tokens of node %s: %w", edge.Name, err)
+	}
+	for i := range secrets.Items {
+		secret := &secrets.Items[i]
+		record, err := enroll.ParseRecord(secret)
+		if err != nil {
+			continue // nothing that can be joined with; the token controller says so
+		}
+		if record.Name != edge.Name && (record.UsedBy == "" || !slices.Contains(edge.Status.RevokedKeys, record.UsedBy)) {
+			continue
+		}
+		if err := r.client.Delete(ctx, secret); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("remove join token %s of node %s: %w", record.ID, edge.Name, err)
+		}
+		r.log.Info("join token of node removed", "node", edge.Name, "token", record.ID)
+	}
 	return nil
 }
 

@@ -52,7 +52,7 @@ func (e *Engine) CreateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 	if err := checkLabel("node", s.Name, maxNodeName); err != nil {
 		return nil, &Error{Class: Invalid, Op: op, Object: s.id(), Field: "name", Err: err}
 	}
-	if slices.Contains(reservedNodeNames, s.Name) {
+	if v1alpha1.ReservedNodeName(s.Name) {
 		return nil, &Error{Class: Invalid, Op: op, Object: s.id(), Field: "name", Err: fmt.Errorf("%q is a name of the cluster's own", s.Name)}
 	}
 	if s.Local {

@@ -21,10 +21,6 @@ const (
 
 var labelPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
 
-// reservedNodeNames are names that a certificate of the cluster's CA holds for
-// the cluster itself: a node of that name could serve in its place.
-var reservedNodeNames = []string{"edge-gateway", "kubernetes", "localhost", "front-proxy-client", "kube-apiserver"}
-
 func checkLabel(what, name string, limit int) error {
 	if len(name) > limit || !labelPattern.MatchString(name) {
 		return fmt.Errorf("%s name %q: use lower-case letters, digits and '-', beginning and ending with a letter or digit, %d characters at most", what, name, limit)

@@ -190,6 +190,9 @@ func checkRequest(req Request) (string, error) {
 	if msgs := validation.IsDNS1123Label(req.Name); len(msgs) > 0 {
 		return "", refuse(CodeRequestInvalid, "the node name is not valid: "+strings.Join(msgs, "; "))
 	}
+	if v1alpha1.ReservedNodeName(req.Name) {
+		return "", refuse(CodeRequestInvalid, "the node name belongs to the cluster's own servers")
+	}
 	if len(req.EngineVersion) > maxReported || len(req.Architecture) > maxReported {
 		return "", refuse(CodeRequestInvalid, "the reported version or architecture is too long")
 	}

@@ -122,6 +122,9 @@ func (s *Store) Mint(ctx context.Context, opts MintOptions) (Token, error) {
 		return Token{}, fmt.Errorf("mint join token: pool name %q: %s", opts.Pool, strings.Join(msgs, "; "))
 	}
 	if opts.Node != "" {
+		if v1alpha1.ReservedNodeName(opts.Node) {
+			return Token{}, fmt.Errorf("mint join token: node name %q belongs to the cluster's own servers", opts.Node)
+		}
 		if msgs := validation.IsDNS1123Label(opts.Node); len(msgs) > 0 {
 			return Token{}, fmt.Errorf("mint join token: node name %q: %s", opts.Node, strings.Join(msgs, "; "))
 		}

@@ -11,6 +11,7 @@ import (
 // +kubebuilder:object:root=true
 // +kubebuilder:resource:scope=Cluster,shortName=en
 // +kubebuilder:subresource:status
+// +kubebuilder:validation:XValidation:rule="!(self.metadata.name in ['edge-gateway', 'kubernetes', 'localhost'])",message="the name belongs to the cluster's own servers"
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Connected",type=boolean,JSONPath=`.status.connected`
