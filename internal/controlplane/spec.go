@@ -25,10 +25,7 @@ type Spec struct {
 	NodeMask          int      `json:"nodeMask"`
 	DNSDomain         string   `json:"dnsDomain"`
 
-	// GatewayAddresses are added to the gateway certificate's names and handed
-	// to nodes that join from elsewhere.
-	GatewayAddresses []string `json:"gatewayAddresses,omitempty"`
-	Ports            Ports    `json:"ports"`
+	Ports Ports `json:"ports"`
 	// Programs maps a program's name to its absolute path.
 	Programs map[string]string `json:"programs"`
 	// EngineVersion is the version of the edge program that wrote the spec.

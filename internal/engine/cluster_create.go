@@ -306,7 +306,6 @@ func (e *Engine) writeControlPlaneSpec(ctx context.Context, r *record, programs 
 		ServiceCIDRs:      r.Spec.Network.ServiceCIDRs,
 		NodeMask:          r.Spec.Network.NodeMask,
 		DNSDomain:         r.Spec.Network.DNSDomain,
-		GatewayAddresses:  r.Spec.Gateway.Addresses,
 		Ports:             ports,
 		Programs:          programs,
 		EngineVersion:     e.opts.Version,
@@ -331,7 +330,6 @@ func (e *Engine) describe(r *record, status string) *Cluster {
 		KubernetesVersion: r.Spec.Version,
 		EngineVersion:     r.EngineVersion,
 		Endpoint:          fmt.Sprintf("https://127.0.0.1:%d", r.Spec.API.Port),
-		GatewayEndpoints:  gatewayEndpoints(r.Spec),
 	}
 	ca, err := os.ReadFile(filepath.Join(e.dirOf(r), "pki", "ca.crt"))
 	if err == nil { // absent until the daemon has made it; the status says so
@@ -339,13 +337,4 @@ func (e *Engine) describe(r *record, status string) *Cluster {
 		c.Kubeconfig = execKubeconfig(c, "edge")
 	}
 	return c
-}
-
-// gatewayEndpoints are host:port of what a node outside this machine may dial.
-func gatewayEndpoints(s ClusterSpec) []string {
-	out := []string{}
-	for _, a := range s.Gateway.Addresses {
-		out = append(out, joinHostPort(a, s.Gateway.Port))
-	}
-	return out
 }

@@ -80,7 +80,6 @@ func (e *Engine) readDeclared(ctx context.Context, conn *connection) (*Cluster, 
 		return nil, fmt.Errorf("the declared spec in ConfigMap %s is damaged: %w", key, err)
 	}
 	c.KubernetesVersion = c.Spec.Version
-	c.GatewayEndpoints = gatewayEndpoints(c.Spec)
 	c.Kubeconfig = execKubeconfig(c, "edge")
 	return c, nil
 }

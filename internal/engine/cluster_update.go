@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"reflect"
 )
 
 // UpdateCluster brings a cluster to its spec: it finishes an unfinished create,
-// starts a stopped control plane, and changes what can be changed in place
-// (gateway.addresses). A change that is not possible yet is Refused with its
-// attribute.
+// starts a stopped control plane, and starts its daemon again from this program's
+// version. No attribute of a cluster can be changed yet: each change is Refused
+// with its attribute.
 func (e *Engine) UpdateCluster(ctx context.Context, id string, spec ClusterSpec) (*Cluster, error) {
 	const op = "update cluster"
 	spec.Version = normalVersion(spec.Version)
@@ -40,16 +39,10 @@ func (e *Engine) UpdateCluster(ctx context.Context, id string, spec ClusterSpec)
 	}
 	if field, err := conflict(r.Spec, spec); err != nil {
 		return e.describe(r, r.status()), &Error{Class: Refused, Op: op, Object: id, Field: field, Err: fmt.Errorf("%s cannot be changed yet: %w", field, err),
-			Next: "Go back to it, or make the cluster anew on purpose with -replace"}
+			Next: "Go back to it, or destroy the cluster and make it anew"}
 	}
 	if spec.Name != r.Spec.Name {
 		return e.describe(r, r.status()), &Error{Class: Refused, Op: op, Object: id, Field: "name", Err: errors.New("a cluster keeps its name")}
-	}
-	if !reflect.DeepEqual(r.Spec.Gateway.Addresses, spec.Gateway.Addresses) {
-		r.Spec.Gateway.Addresses = spec.Gateway.Addresses
-		if err := e.state.save(r); err != nil {
-			return e.describe(r, r.status()), &Error{Class: Failed, Op: op, Object: id, Err: err}
-		}
 	}
 	r.EngineVersion = e.opts.Version
 	e.forget(id)

@@ -384,24 +384,6 @@ func (e *Engine) ListNodes(ctx context.Context, clusterID string) ([]NodeSummary
 	return out, nil
 }
 
-// MintJoinToken makes a one-time token for a pool, bound to a node's name where
-// one is given. The token is a secret.
-func (e *Engine) MintJoinToken(ctx context.Context, clusterID, pool, node string, ttl time.Duration) (string, error) {
-	const op = "mint a join token for"
-	conn, err := e.connect(ctx, op, clusterID, clusterID)
-	if err != nil {
-		return "", err
-	}
-	if err := e.checkPool(ctx, conn, op, NodeSpec{ClusterID: clusterID, Name: node, Spec: v1alpha1.EdgeNodeSpec{Pool: pool}}); err != nil {
-		return "", err
-	}
-	token, err := e.mintToken(ctx, conn, pool, node, ttl)
-	if err != nil {
-		return "", fault(ctx, op, clusterID, err)
-	}
-	return token, nil
-}
-
 func (e *Engine) mintToken(ctx context.Context, conn *connection, pool, node string, ttl time.Duration) (string, error) {
 	kube, err := kubernetes.NewForConfig(conn.config)
 	if err != nil {

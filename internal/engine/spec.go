@@ -82,24 +82,7 @@ func CheckClusterSpec(s ClusterSpec) error {
 			return invalid(field, fmt.Errorf("port %d: from 1024 to 65535 (the control plane runs without root)", port))
 		}
 	}
-	for _, a := range s.Gateway.Addresses {
-		if _, err := netip.ParseAddr(a); err != nil && !isDNSName(a) {
-			return invalid("gateway.addresses", fmt.Errorf("%q is neither an IP address nor a DNS name; give no port here", a))
-		}
-	}
 	return nil
-}
-
-func isDNSName(s string) bool {
-	if s == "" || len(s) > 253 {
-		return false
-	}
-	for label := range strings.SplitSeq(s, ".") {
-		if checkLabel("DNS", strings.ToLower(label), 63) != nil {
-			return false
-		}
-	}
-	return true
 }
 
 func nodeMask(m int) int {

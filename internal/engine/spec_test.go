@@ -65,7 +65,6 @@ func TestCheckClusterSpec(t *testing.T) {
 		{"domain", func(s *ClusterSpec) { s.Network.DNSDomain = "a..b" }, "network.dns_domain", "DNS"},
 		{"low port", func(s *ClusterSpec) { s.API.Port = 443 }, "api.port", "1024"},
 		{"high port", func(s *ClusterSpec) { s.Gateway.Port = 65536 }, "gateway.port", "65535"},
-		{"address with port", func(s *ClusterSpec) { s.Gateway.Addresses = []string{"10.0.0.1:7000"} }, "gateway.addresses", "port"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := valid()

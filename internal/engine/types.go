@@ -42,9 +42,6 @@ type APISpec struct {
 // GatewaySpec says where nodes find the tunnel.
 type GatewaySpec struct {
 	Port int `json:"port,omitempty"`
-	// Addresses (IP or DNS name, no port) under which nodes reach the gateway,
-	// beside those of local sites.
-	Addresses []string `json:"addresses,omitempty"`
 }
 
 // Cluster is what is known of a cluster. Nothing in it is secret.
@@ -56,7 +53,6 @@ type Cluster struct {
 	EngineVersion     string
 	Endpoint          string // https://127.0.0.1:port
 	CACertificate     string // PEM
-	GatewayEndpoints  []string
 	Kubeconfig        string // names `edge credentials <id>`; holds no secret
 }
 
