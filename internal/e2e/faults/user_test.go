@@ -236,8 +236,8 @@ func TestUserWithSudo(t *testing.T) {
 	}
 }
 
-// ownsEverything shows that the state directory is the user's, but for what
-// containers own in the nodes' data.
+// ownsEverything shows that the state directory is the user's, but for the
+// nodes' data, where root keeps what containers own.
 func (a *account) ownsEverything(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir(a.state(), func(path string, d fs.DirEntry, err error) error {
@@ -246,6 +246,9 @@ func (a *account) ownsEverything(t *testing.T) {
 		}
 		if err != nil {
 			return err
+		}
+		if d.IsDir() && d.Name() == "data" && strings.Contains(path, "/nodes/") {
+			return fs.SkipDir
 		}
 		info, err := d.Info()
 		if err != nil {
@@ -256,9 +259,6 @@ func (a *account) ownsEverything(t *testing.T) {
 			if d.IsDir() {
 				return fs.SkipDir
 			}
-		}
-		if d.IsDir() && d.Name() == "data" && strings.Contains(path, "/nodes/") {
-			return fs.SkipDir
 		}
 		return nil
 	})
