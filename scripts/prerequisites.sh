@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Checks what this machine must have and installs what Debian or Ubuntu can
 # give. Says everything that is missing at once, before minutes of work begin.
+#   prerequisites.sh [test]    with what only the tests need
 set -euo pipefail
 
 say() { printf '%s\n' "$*" >&2; }
@@ -26,6 +27,8 @@ needed=(
   curl:curl
   ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
+# One test makes a user without root and lets it use sudo.
+[ "${1:-}" = test ] && needed+=(sudo:sudo)
 missing=()
 for entry in "${needed[@]}"; do
   what=${entry#*:}

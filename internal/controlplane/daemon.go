@@ -130,14 +130,15 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	if err := os.Remove(EgressSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil, fmt.Errorf("remove the old egress socket: %w", err)
 	}
-	egress, err := net.Listen("unix", EgressSocket)
+	var listen net.ListenConfig
+	egress, err := listen.Listen(ctx, "unix", EgressSocket)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("listen for the apiserver's egress: %w", err)
 	}
 	if err := os.Chmod(EgressSocket, 0o600); err != nil {
 		return nil, nil, nil, fmt.Errorf("close the egress socket to others: %w", err)
 	}
-	packets, err := net.ListenPacket("udp", fmt.Sprintf(":%d", d.spec.Ports.Gateway))
+	packets, err := listen.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", d.spec.Ports.Gateway))
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("listen for nodes on UDP port %d: %w", d.spec.Ports.Gateway, err)
 	}

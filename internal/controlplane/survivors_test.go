@@ -38,7 +38,7 @@ func TestStopSurvivorsEndsWhatNoRecordTellsOf(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func(dir string, env ...string) (*exec.Cmd, chan error) {
-		cmd := exec.Command(program, "control-plane", "run", "--dir", dir) //nolint:noctx // ended below
+		cmd := exec.Command(program, "control-plane", "run", "--dir", dir)
 		cmd.Env = env
 		if _, err := cmd.StdinPipe(); err != nil {
 			t.Fatal(err)

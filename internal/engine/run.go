@@ -9,18 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 )
-
-func joinHostPort(host string, port int) string {
-	return net.JoinHostPort(host, strconv.Itoa(port))
-}
 
 // installEdge copies the edge program below the state directory and links it as
 // bin/edge: a daemon never runs from a plugin cache that may be emptied, and

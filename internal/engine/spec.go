@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -238,14 +239,16 @@ func choosePort(network string, seed uint32, taken map[int]bool) (int, error) {
 
 // portFree says why a port cannot be bound now, or nil.
 func portFree(network string, port int) error {
+	ctx := context.Background() // a bind never waits
+	var probe net.ListenConfig
 	if network == "udp" {
-		c, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		c, err := probe.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", port))
 		if err != nil {
 			return err
 		}
 		return c.Close()
 	}
-	l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := probe.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		return err
 	}

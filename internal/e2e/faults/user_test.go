@@ -105,7 +105,7 @@ func removeAccount(t *testing.T) {
 	if _, err := user.Lookup(accountName); err != nil {
 		return
 	}
-	if out, err := exec.Command("userdel", accountName).CombinedOutput(); err != nil { //nolint:noctx // a clean-up
+	if out, err := exec.Command("userdel", accountName).CombinedOutput(); err != nil {
 		t.Errorf("userdel: %v\n%s", err, out)
 	}
 }
@@ -124,7 +124,7 @@ func (a *account) maySudo(t *testing.T) {
 // start runs a program as the user, in a process group of its own.
 func (a *account) start(t *testing.T, out *bytes.Buffer, name string, args ...string) (*exec.Cmd, chan error) {
 	t.Helper()
-	cmd := exec.Command(name, args...) //nolint:noctx // its group is interrupted
+	cmd := exec.Command(name, args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = a.dir, a.env, out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true,

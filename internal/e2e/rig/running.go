@@ -22,7 +22,7 @@ type Running struct {
 // the test ends before it does.
 func (r *Rig) Start(t testing.TB, env []string, program string, args ...string) *Running {
 	t.Helper()
-	p := &Running{cmd: exec.Command(program, args...), ended: make(chan error, 1)} //nolint:noctx // ended by Interrupt or the cleanup
+	p := &Running{cmd: exec.Command(program, args...), ended: make(chan error, 1)}
 	p.cmd.Dir, p.cmd.Env = r.work, r.env(env...)
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
