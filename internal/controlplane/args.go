@@ -129,6 +129,11 @@ func controllerManagerArgs(s *Spec, l Layout) []string {
 		// csrapproving is upstream's approver of node certificates; ours ties
 		// requester to name and key, so upstream's must not run beside it.
 		"--controllers=*,-certificatesigningrequest-approving-controller",
+		// Its own limit of 20 requests a second made every first join wait about
+		// 5 s for its controllers to be set up; it is beside the apiserver, which
+		// has priority and fairness.
+		"--kube-api-qps=200",
+		"--kube-api-burst=400",
 		"--profiling=false",
 	}
 }
