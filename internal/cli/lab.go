@@ -25,6 +25,9 @@ func (a *app) newLabCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lab",
 		Short: "Cut and restore links of local nodes, and pull their plug",
+		Long: `Shows what a node does without its cluster: cuts and restores links of local
+nodes, and pulls their plug. All but list need root: run as a user, they call
+sudo themselves, which must not ask for a password (type "sudo -v" first).`,
 	}
 	cut := func(use, short string, cut bool) *cobra.Command {
 		return &cobra.Command{
@@ -145,7 +148,7 @@ func (a *app) againAsRoot(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	again := exec.CommandContext(ctx, "sudo", append([]string{"-n", "--", self, "--state-dir", e.StateDir(), "lab", cmd.Name()}, args...)...)
+	again := exec.CommandContext(ctx, "sudo", append([]string{"-n", "--", self, "--state-dir", e.StateDir(), "--output", a.output, "lab", cmd.Name()}, args...)...)
 	again.Stdin, again.Stdout, again.Stderr = a.In, a.Out, a.Err
 	err = again.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
@@ -181,9 +184,13 @@ func (a *app) rebootNodes(ctx context.Context, t *labTarget) error {
 			return err
 		}
 	}
-	report := edgenode.NewReporter(a.Out, time.Now)
+	report := edgenode.NewTextReporter(a.Out, time.Now)
+	if a.output == "json" {
+		report = edgenode.NewReporter(a.Out, time.Now)
+	}
 	var errs []error
 	for _, n := range t.nodes {
+		report.Say("reboot", "starting node "+n)
 		errs = append(errs, edgenode.Up(ctx, edgenode.UpOptions{
 			Dir: filepath.Join(t.clusterDir, "nodes", n), Edge: self, Report: report, Logger: a.daemonLogger(),
 		}))

@@ -113,7 +113,7 @@ func readToken(in *bufio.Reader, wanted bool) (string, error) {
 	}
 	token := strings.TrimSpace(string(line))
 	if token == "" {
-		return "", &edgenode.NextError{Err: errors.New("standard input holds no join token"), Next: "Pipe the output of `edge join-token` into this command."}
+		return "", &edgenode.NextError{Err: errors.New("standard input holds no join token"), Next: "Apply the node's configuration again (`terraform apply`): it runs this command with a token."}
 	}
 	return token, nil
 }

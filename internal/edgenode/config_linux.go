@@ -179,7 +179,8 @@ const watchListGate = "WatchListClient"
 // feature gates in the place of client-go's.
 func listGates() map[string]bool { return map[string]bool{watchListGate: false} }
 
-// listEnv turns it off in other programs that use client-go.
+// listEnv turns it off in other programs that use client-go: CoreDNS, and the
+// daemon itself.
 func listEnv() string { return "KUBE_FEATURE_" + watchListGate + "=false" }
 
 // kubeProxyConfig is a kubeproxy.config.k8s.io/v1alpha1 KubeProxyConfiguration.

@@ -2,6 +2,7 @@ package edgenode
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -33,12 +34,13 @@ func (e *NextError) Error() string { return e.Err.Error() }
 // Unwrap returns the cause.
 func (e *NextError) Unwrap() error { return e.Err }
 
-// Reporter prints progress as JSON lines.
+// Reporter prints progress, a line each: as JSON, or as people read it.
 type Reporter struct {
 	mu    sync.Mutex // guards w
 	w     io.Writer
 	now   func() time.Time
 	start time.Time
+	text  bool
 }
 
 // NewReporter reports to w; elapsed times count from now.
@@ -46,13 +48,25 @@ func NewReporter(w io.Writer, now func() time.Time) *Reporter {
 	return &Reporter{w: w, now: now, start: now()}
 }
 
+// NewTextReporter is NewReporter for people: "  0.9s  running  the node is up".
+func NewTextReporter(w io.Writer, now func() time.Time) *Reporter {
+	r := NewReporter(w, now)
+	r.text = true
+	return r
+}
+
 // Say prints one line of progress. Output that cannot be written is lost: the
 // work matters more than its report.
 func (r *Reporter) Say(phase, message string) {
-	r.print(Progress{Phase: phase, Message: message, ElapsedMS: r.now().Sub(r.start).Milliseconds()})
+	elapsed := r.now().Sub(r.start)
+	if r.text {
+		r.write(fmt.Appendf(nil, "%8.1fs  %-14s  %s\n", elapsed.Seconds(), phase, message))
+		return
+	}
+	r.print(Progress{Phase: phase, Message: message, ElapsedMS: elapsed.Milliseconds()})
 }
 
-// Fail prints the last line of a run that failed.
+// Fail prints the last line of a run that failed, as JSON: only programs read it.
 func (r *Reporter) Fail(f Failure) { r.print(f) }
 
 func (r *Reporter) print(v any) {
@@ -60,7 +74,11 @@ func (r *Reporter) print(v any) {
 	if err != nil {
 		return // plain strings and numbers always marshal
 	}
+	r.write(append(data, '\n'))
+}
+
+func (r *Reporter) write(line []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, _ = r.w.Write(append(data, '\n'))
+	_, _ = r.w.Write(line)
 }

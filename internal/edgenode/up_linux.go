@@ -323,7 +323,7 @@ func (u *up) startDaemon(ctx context.Context) error {
 		Path: edge,
 		Args: supervise.ParentArgs(run, log, edge, "node", "run", "--dir", u.o.Dir),
 		Dir:  "/",
-		Env:  supervise.MinimalEnv(func(string) (string, bool) { return "", false }),
+		Env:  append(supervise.MinimalEnv(func(string) (string, bool) { return "", false }), listEnv()),
 		// The parent's own words go to the same log as the daemon's.
 		LogFile: log,
 		OnThread: func() error {
