@@ -215,14 +215,14 @@ func (n *node) loadIdentity() (*identity, error) {
 	}
 	keyPEM, err := os.ReadFile(n.pki(deviceKeyFile))
 	if err != nil {
-		return nil, fmt.Errorf("the node's key is lost, remove the node and join it again: %s", err)
+		return nil, fmt.Errorf("the node's key is lost, remove the node and join it again: %s", err) //nolint:errorlint // fs.ErrNotExist would say that it never joined
 	}
 	if id.key, err = pki.ParseKeyPEM(keyPEM); err != nil {
 		return nil, fmt.Errorf("%s: %w", n.pki(deviceKeyFile), err)
 	}
 	caPEM, err := os.ReadFile(n.pki(clusterCAFile))
 	if err != nil {
-		return nil, fmt.Errorf("the cluster's CA is lost, remove the node and join it again: %s", err)
+		return nil, fmt.Errorf("the cluster's CA is lost, remove the node and join it again: %s", err) //nolint:errorlint // as above
 	}
 	certs, err := pki.ParseCertificatesPEM(caPEM)
 	if err != nil {

@@ -91,7 +91,9 @@ func (n *node) runPodNetwork(ctx context.Context, p podNetwork) error {
 		return err
 	case err := <-changed:
 		stop()
-		<-failed
+		if ended := <-failed; ended != nil && ctx.Err() == nil {
+			n.log.Warn("the watch on the pool ended with an error", "error", ended)
+		}
 		return err
 	}
 }

@@ -271,7 +271,10 @@ func setSysctls(namespace string, values map[string]string) error {
 		for name, value := range values {
 			name, optional := strings.CutPrefix(name, "?")
 			err := os.WriteFile(filepath.Join("/proc/sys", name), []byte(value), 0o644)
-			if err != nil && !(optional && errors.Is(err, fs.ErrNotExist)) {
+			if optional && errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if err != nil {
 				return fmt.Errorf("set %s in %s: %w", name, namespace, err)
 			}
 		}

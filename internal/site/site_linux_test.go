@@ -67,7 +67,7 @@ func echo(t *testing.T, namespace string, addr netip.Addr) string {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(addr, 0).String())
 		return err
 	}
-	err := error(nil)
+	var err error
 	if namespace == "" {
 		err = listen()
 	} else {

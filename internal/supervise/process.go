@@ -258,7 +258,7 @@ func sortCgroups(paths []string) (v1 []string, v2 string, err error) {
 		if err := unix.Statfs(path, &fs); err != nil {
 			return nil, "", fmt.Errorf("cgroup %s: %w", path, err)
 		}
-		switch int64(fs.Type) {
+		switch int64(fs.Type) { //nolint:unconvert // 32 bits wide on some architectures
 		case unix.CGROUP_SUPER_MAGIC:
 			v1 = append(v1, path)
 		case unix.CGROUP2_SUPER_MAGIC:
