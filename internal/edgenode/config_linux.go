@@ -170,9 +170,9 @@ func kubeletConfig(c *configInput) ([]byte, error) {
 }
 
 // watchListGate is client-go's feature of getting the first list through a
-// watch. The API server ends that list with a bookmark that its cache sends only
-// at its next tick, about 1.1 s later, for each informer; a plain list is
-// answered at once, and a node's informers start one after the other.
+// watch. The API server ends that list with a bookmark, which its cache may send
+// only at its next tick, up to a second later; a plain list is answered at once.
+// On an idle cluster of 1.36 neither is measurably faster.
 const watchListGate = "WatchListClient"
 
 // listGates turns it off in programs of Kubernetes, which have put their own
