@@ -68,10 +68,10 @@ func Up(ctx context.Context, o UpOptions) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	obeys := status != nil && status.SpecDigest == digest && status.Error == "" && state.Running() && status.PID == state.Daemon.PID
+	obeys := status != nil && status.SpecDigest == digest && status.Program == o.Binary && status.Error == "" && state.Running() && status.PID == state.Daemon.PID
 	if !obeys {
 		if state.Alive() {
-			o.Progress("restart", "the daemon takes its changed spec")
+			o.Progress("restart", "the daemon takes its changed spec or program")
 			if err := supervise.StopDaemon(ctx, l.Run(), daemonStopTimeout); err != nil {
 				return fmt.Errorf("stop the daemon that runs: %w", err)
 			}

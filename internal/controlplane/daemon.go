@@ -72,6 +72,9 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	d.status.PID = os.Getpid()
+	if d.status.Program, err = os.Executable(); err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
 
 	d.enter("pki")
 	creds, err := ensurePKI(spec, d.layout)

@@ -16,6 +16,8 @@ type Status struct {
 	// SpecDigest is the digest of the Spec the daemon obeys.
 	SpecDigest string `json:"specDigest"`
 	PID        int    `json:"pid"`
+	// Program is the edge program the daemon runs from.
+	Program string `json:"program"`
 	// Phase is what the daemon is doing until it is "ready".
 	Phase string `json:"phase"`
 	// Error is why a phase does not come to its end, in the words of what fails.
