@@ -32,14 +32,14 @@ const joinTokenTTL = time.Hour
 
 func (s NodeSpec) id() string { return s.ClusterID + "/" + s.Name }
 
-func nodeResource(s NodeSpec, unfinished bool) *v1alpha1.EdgeNode {
+func nodeResource(s NodeSpec, m mark) *v1alpha1.EdgeNode {
 	n := &v1alpha1.EdgeNode{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "EdgeNode"},
 		ObjectMeta: metav1.ObjectMeta{Name: s.Name},
 		Spec:       s.Spec,
 	}
-	if unfinished {
-		n.Annotations = map[string]string{unfinishedAnnotation: "create"}
+	if m != finished {
+		n.Annotations = map[string]string{unfinishedAnnotation: string(m)}
 	}
 	return n
 }
@@ -71,7 +71,7 @@ func (e *Engine) CreateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 	if err := e.checkPool(ctx, conn, op, s); err != nil {
 		return nil, err
 	}
-	n := nodeResource(s, true)
+	n := nodeResource(s, unfinishedCreate)
 	err = e.create(ctx, conn, n)
 	if apierrors.IsAlreadyExists(err) {
 		found := &v1alpha1.EdgeNode{}
@@ -79,14 +79,14 @@ func (e *Engine) CreateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 			return nil, fault(ctx, op, s.id(), err)
 		}
 		switch {
-		case found.Annotations[unfinishedAnnotation] == "":
+		case mark(found.Annotations[unfinishedAnnotation]) != unfinishedCreate:
 			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a node of that name exists"),
 				Next: "Import it: terraform import <address> " + s.id()}
 		case found.Spec.Pool != s.Spec.Pool:
 			return nil, &Error{Class: Refused, Op: op, Object: s.id(), Field: "pool",
 				Err: fmt.Errorf("its unfinished create was for pool %s", found.Spec.Pool), Next: "Destroy it first"}
 		}
-		err = e.apply(ctx, conn, nodeResource(s, true))
+		err = e.apply(ctx, conn, nodeResource(s, unfinishedCreate))
 	}
 	if err != nil {
 		return nil, fault(ctx, op, s.id(), err)
@@ -118,7 +118,7 @@ func (e *Engine) finishNode(ctx context.Context, conn *connection, op string, s 
 		read, cancel := context.WithTimeout(context.WithoutCancel(ctx), DefaultReadTimeout)
 		defer cancel()
 		if err := conn.client.Get(read, key, n); err != nil {
-			n = nodeResource(s, true)
+			n = nodeResource(s, unfinishedCreate)
 		}
 		return e.nodeOf(s.ClusterID, n)
 	}
@@ -141,7 +141,7 @@ func (e *Engine) finishNode(ctx context.Context, conn *connection, op string, s 
 			return fail("join", err)
 		}
 	}
-	if err := e.apply(ctx, conn, nodeResource(s, false)); err != nil {
+	if err := e.apply(ctx, conn, nodeResource(s, finished)); err != nil {
 		return fail("declare", err)
 	}
 	n := describe()
@@ -298,7 +298,11 @@ func (e *Engine) UpdateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 		return nil, fault(ctx, op, s.id(), err)
 	}
 	before := e.nodeOf(s.ClusterID, n)
-	if err := e.apply(ctx, conn, nodeResource(s, before.Status != StatusReady)); err != nil {
+	m := finished
+	if before.Status != StatusReady {
+		m = unfinishedUpdate
+	}
+	if err := e.apply(ctx, conn, nodeResource(s, m)); err != nil {
 		return nil, fault(ctx, op, s.id(), err)
 	}
 	// A node that runs is only declared anew; its controller does the rest.

@@ -15,20 +15,30 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 )
 
-// unfinishedAnnotation marks an object whose create has not come to its end, so
-// that the same create run again goes on instead of saying "already exists".
+// unfinishedAnnotation marks an object whose create or update has not come to
+// its end. Only an unfinished create is gone on with by a create: anything else
+// of that name belongs to whoever finished it.
 const unfinishedAnnotation = "edgewright.dev/unfinished"
+
+// mark is the value of unfinishedAnnotation.
+type mark string
+
+const (
+	finished         mark = ""
+	unfinishedCreate mark = "create"
+	unfinishedUpdate mark = "update"
+)
 
 func (s UnitSpec) id() string { return s.ClusterID + "/" + s.Namespace + "/" + s.Name }
 
-func unitResource(s UnitSpec, unfinished bool) *v1alpha1.UnitDeployment {
+func unitResource(s UnitSpec, m mark) *v1alpha1.UnitDeployment {
 	u := &v1alpha1.UnitDeployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "UnitDeployment"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: s.Namespace, Name: s.Name},
 		Spec:       s.Spec,
 	}
-	if unfinished {
-		u.Annotations = map[string]string{unfinishedAnnotation: "create"}
+	if m != finished {
+		u.Annotations = map[string]string{unfinishedAnnotation: string(m)}
 	}
 	return u
 }
@@ -48,18 +58,18 @@ func (e *Engine) CreateUnit(ctx context.Context, s UnitSpec) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := unitResource(s, true)
+	u := unitResource(s, unfinishedCreate)
 	err = e.create(ctx, conn, u)
 	if apierrors.IsAlreadyExists(err) {
 		found := &v1alpha1.UnitDeployment{}
 		if err := conn.client.Get(ctx, client.ObjectKeyFromObject(u), found); err != nil {
 			return nil, fault(ctx, op, s.id(), err)
 		}
-		if found.Annotations[unfinishedAnnotation] == "" {
+		if mark(found.Annotations[unfinishedAnnotation]) != unfinishedCreate {
 			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a unit deployment of that name exists"),
 				Next: "Import it: terraform import <address> " + s.id()}
 		}
-		err = e.apply(ctx, conn, unitResource(s, true))
+		err = e.apply(ctx, conn, unitResource(s, unfinishedCreate))
 	}
 	if err != nil {
 		return nil, fault(ctx, op, s.id(), err)
@@ -90,7 +100,7 @@ func (e *Engine) UpdateUnit(ctx context.Context, s UnitSpec) (*Unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := e.apply(ctx, conn, unitResource(s, true)); err != nil {
+	if err := e.apply(ctx, conn, unitResource(s, unfinishedUpdate)); err != nil {
 		return nil, fault(ctx, op, s.id(), err)
 	}
 	return e.finishUnit(ctx, conn, op, s)
@@ -176,7 +186,7 @@ func (e *Engine) finishUnit(ctx context.Context, conn *connection, op string, s 
 			return partial, fault(ctx, op, s.id(), err)
 		}
 	}
-	if err := e.apply(ctx, conn, unitResource(s, false)); err != nil {
+	if err := e.apply(ctx, conn, unitResource(s, finished)); err != nil {
 		return unitOf(s.ClusterID, u), fault(ctx, op, s.id(), err)
 	}
 	if err := conn.client.Get(ctx, key, u); err != nil {

@@ -31,7 +31,11 @@ func TestQuickstart(t *testing.T) {
 	}
 	r.Config(t, string(hcl))
 	began := time.Now()
-	r.Apply(t)
+	trace := filepath.Join(r.Work(), "apply-trace.log")
+	res := r.Run(t.Context(), []string{"TF_LOG=TRACE", "TF_LOG_PATH=" + trace}, r.TerraformPath(), "apply", "-input=false", "-no-color", "-auto-approve")
+	if res.Err != nil {
+		t.Fatalf("apply: %v\n%s%s%s", res.Err, res.Stdout, res.Stderr, r.Logs())
+	}
 	t.Logf("apply to three Ready nodes and running units: %.1f s", time.Since(began).Seconds())
 	t.Cleanup(func() {
 		if r.TryEdge(t, "status").Err == nil {
@@ -48,7 +52,12 @@ func TestQuickstart(t *testing.T) {
 	t.Run("changes in place", func(t *testing.T) { changes(t, r, string(hcl)) })
 	t.Run("drift is seen and put back", func(t *testing.T) { drift(t, r) })
 	t.Run("survives SIGKILL of each process", func(t *testing.T) { survivesKills(t, r) })
-	t.Run("destroy leaves nothing", func(t *testing.T) {
+	t.Run("units that cannot start fail fast", func(t *testing.T) { failsFast(t, r, string(hcl)) })
+	t.Run("a cut pool holds up nobody", func(t *testing.T) { cutPool(t, r, string(hcl)) })
+	t.Run("destroy leaves nothing, a node that is cut off included", func(t *testing.T) {
+		if res := r.AsRoot(t, r.Edge, "lab", "cut", quickstart, "tokyo"); res.Err != nil {
+			t.Fatalf("lab cut: %s%s", res.Stdout, res.Stderr)
+		}
 		r.Destroy(t)
 		uid := id[strings.LastIndexByte(id, '-')+1:]
 		out, err := exec.CommandContext(t.Context(), filepath.Join(r.Root, "scripts", "leftovers.sh"), uid).CombinedOutput()
@@ -244,11 +253,16 @@ func holdsNoSecret(t *testing.T, r *rig.Rig) {
 	}
 	scan("the plan as text", res.Stdout)
 	scan("the plan as JSON", r.Terraform(t, "show", "-json", "secret.bin"))
-	trace, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
+	for _, log := range []string{log, filepath.Join(r.Work(), "apply-trace.log")} {
+		trace, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(trace), "[TRACE]") {
+			t.Errorf("%s holds no trace", log)
+		}
+		scan("the TRACE log "+filepath.Base(log), string(trace))
 	}
-	scan("the TRACE log", string(trace))
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
 		t.Fatal(err)
