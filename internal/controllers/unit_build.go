@@ -85,7 +85,10 @@ func buildWorkload(ud *v1alpha1.UnitDeployment, pool *v1alpha1.UnitPool) (*appsv
 		},
 		Spec: appsv1.DeploymentSpec{
 			Replicas: ptr.To(replicasOf(pool)),
-			Selector: &metav1.LabelSelector{MatchLabels: labels},
+			// A container without a readiness probe is ready the moment it runs,
+			// also one that exits at once: a rollout would count it as done.
+			MinReadySeconds: minReadySeconds,
+			Selector:        &metav1.LabelSelector{MatchLabels: labels},
 			Template: corev1.PodTemplateSpec{
 				ObjectMeta: metav1.ObjectMeta{Labels: podLabels, Annotations: maps.Clone(ud.Spec.Template.Annotations)},
 				Spec: corev1.PodSpec{
@@ -106,10 +109,12 @@ func buildContainer(template *v1alpha1.UnitContainer, pool *v1alpha1.UnitPool, o
 		override = &v1alpha1.ContainerOverride{}
 	}
 	container := corev1.Container{
-		Name:    template.Name,
-		Image:   template.Image,
-		Command: slices.Clone(template.Command),
-		Args:    slices.Clone(template.Args),
+		// The end of its log says why a container that fails did so.
+		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+		Name:                     template.Name,
+		Image:                    template.Image,
+		Command:                  slices.Clone(template.Command),
+		Args:                     slices.Clone(template.Args),
 	}
 	if override.Image != "" {
 		container.Image = override.Image
@@ -153,6 +158,11 @@ func protocolOf(protocol corev1.Protocol) corev1.Protocol {
 	}
 	return protocol
 }
+
+// minReadySeconds is how long a pod must stay ready to count: long enough for
+// one that exits at once to have done so twice, which the kubelet then calls a
+// crash loop, and short beside a rollout.
+const minReadySeconds = 2
 
 // buildService makes the Service in front of all units; nil if none is asked
 // for.

@@ -60,16 +60,20 @@ func TestBuildWorkload(t *testing.T) {
 			NodeSelector: map[string]string{v1alpha1.PoolLabel: "berlin"},
 			Containers: []corev1.Container{
 				{
-					Name: "web", Image: "web:2", Command: []string{"/run"}, Args: []string{"serve"},
+					TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
+					Name:                     "web", Image: "web:2", Command: []string{"/run"}, Args: []string{"serve"},
 					Env: []corev1.EnvVar{{Name: "A", Value: "override"}, {Name: "M", Value: "pool"}, {Name: "SITE", Value: "berlin"}, {Name: "Z", Value: "template"}},
 					Ports: []corev1.ContainerPort{
 						{Name: "http", ContainerPort: 80, Protocol: corev1.ProtocolTCP}, {Name: "dns", ContainerPort: 53, Protocol: corev1.ProtocolUDP},
 					},
 					Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m")}},
 				},
-				{Name: "side", Image: "side:1", Env: []corev1.EnvVar{{Name: "A", Value: "pool"}, {Name: "M", Value: "pool"}, {Name: "SITE", Value: "berlin"}}},
+				{TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError, Name: "side", Image: "side:1", Env: []corev1.EnvVar{{Name: "A", Value: "pool"}, {Name: "M", Value: "pool"}, {Name: "SITE", Value: "berlin"}}},
 			},
 		},
+	}
+	if got.Spec.MinReadySeconds == 0 {
+		t.Error("a pod that exits at once would count as rolled out")
 	}
 	if diff := cmp.Diff(want, got.Spec.Template); diff != "" {
 		t.Error(diff)
