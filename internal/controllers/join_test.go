@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -368,6 +369,26 @@ func TestGatewayRights(t *testing.T) {
 	} {
 		if !apierrors.IsForbidden(err) {
 			t.Errorf("the gateway may %s: %v", what, err)
+		}
+	}
+}
+
+// The controllers may bind hubs and remove join tokens, and touch no other
+// binding or secret although RBAC alone could not tell them apart.
+func TestControllersRights(t *testing.T) {
+	w := real(t)
+	config, err := w.server.Config(v1alpha1.ControllersUser)
+	if err != nil {
+		t.Fatal(err)
+	}
+	controllers := clientset(t, config)
+	w.create(t, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: v1alpha1.SystemNamespace, Name: "other"}})
+	for what, err := range map[string]error{
+		"delete the operators' binding": controllers.RbacV1().ClusterRoleBindings().Delete(t.Context(), v1alpha1.OperatorsGroup, metav1.DeleteOptions{}),
+		"delete another secret":         controllers.CoreV1().Secrets(v1alpha1.SystemNamespace).Delete(t.Context(), "other", metav1.DeleteOptions{}),
+	} {
+		if !apierrors.IsForbidden(err) {
+			t.Errorf("the controllers may %s: %v", what, err)
 		}
 	}
 }
