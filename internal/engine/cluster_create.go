@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 
 	"github.com/edgewright/terraform-provider-edge/internal/component"
@@ -25,9 +24,9 @@ func (e *Engine) CreateCluster(ctx context.Context, spec ClusterSpec) (*Cluster,
 	if err := CheckClusterSpec(spec); err != nil {
 		return nil, err
 	}
-	if runtime.GOOS != "linux" {
+	if e.opts.GOOS != "linux" {
 		return nil, &Error{Class: Invalid, Op: op, Object: spec.Name, Field: "local",
-			Err:  fmt.Errorf("a local cluster runs on Linux and this is %s", runtime.GOOS),
+			Err:  fmt.Errorf("a local cluster runs on Linux and this is %s", e.opts.GOOS),
 			Next: "Run this on a Linux machine"}
 	}
 	r, err := e.claim(ctx, spec)

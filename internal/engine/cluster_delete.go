@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 )
 
 // DeleteCluster removes a cluster from this machine: its local nodes, its
@@ -23,8 +22,8 @@ func (e *Engine) DeleteCluster(ctx context.Context, id string) error {
 	if access, ok := e.access(parsed); ok && access.Gone {
 		return nil
 	}
-	if runtime.GOOS != "linux" {
-		return &Error{Class: Invalid, Op: op, Object: id, Err: fmt.Errorf("a local cluster runs on Linux and this is %s", runtime.GOOS)}
+	if e.opts.GOOS != "linux" {
+		return &Error{Class: Invalid, Op: op, Object: id, Err: fmt.Errorf("a local cluster runs on Linux and this is %s", e.opts.GOOS)}
 	}
 	dir := e.state.dir(parsed)
 	r, err := e.state.load(parsed)

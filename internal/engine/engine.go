@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -34,6 +35,8 @@ type Options struct {
 	// Progress, where set, is told of each phase as it begins.
 	Progress func(Progress)
 	Logger   *slog.Logger
+	// GOOS is the operating system of this machine; empty: runtime.GOOS.
+	GOOS string
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
 }
@@ -81,6 +84,9 @@ func New(opts Options) (*Engine, error) {
 	opts.StateDir = abs
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.GOOS == "" {
+		opts.GOOS = runtime.GOOS
 	}
 	if opts.Now == nil {
 		opts.Now = time.Now

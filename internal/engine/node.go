@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"time"
 
@@ -423,8 +422,8 @@ func (e *Engine) CheckLocalNode(ctx context.Context) error {
 		return nil
 	}
 	const op, object = "check", "this machine for local nodes"
-	if runtime.GOOS != "linux" {
-		return &Error{Class: Invalid, Op: op, Object: object, Field: "local", Err: fmt.Errorf("a local node runs on Linux and this is %s", runtime.GOOS)}
+	if e.opts.GOOS != "linux" {
+		return &Error{Class: Invalid, Op: op, Object: object, Field: "local", Err: fmt.Errorf("a local node runs on Linux and this is %s", e.opts.GOOS)}
 	}
 	if err := checkRoot(ctx); err != nil {
 		return &Error{Class: Invalid, Op: op, Object: object, Field: "local", Err: err}
