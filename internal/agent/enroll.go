@@ -2,11 +2,9 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -200,6 +198,5 @@ func checkCA(text, pin string) error {
 }
 
 func pinMatches(c *x509.Certificate, pin string) bool {
-	sum := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	return subtle.ConstantTimeCompare([]byte(hex.EncodeToString(sum[:])[:32]), []byte(pin)) == 1
+	return subtle.ConstantTimeCompare([]byte(enroll.Pin(c)), []byte(pin)) == 1
 }

@@ -108,7 +108,7 @@ func (d *daemon) run(ctx context.Context) error {
 // gateway starts both of its listeners. The egress socket must exist before the
 // apiserver wants to dial; sessions are admitted once members has synced.
 func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members, *sessions, error) {
-	members, sessions := newMembers(d.logger), newSessions()
+	members, sessions := newMembers(), newSessions()
 	enroller, err := newEnroller(d.spec, creds, d.logger)
 	if err != nil {
 		return nil, nil, nil, err

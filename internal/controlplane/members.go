@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/netip"
 	"sync"
 
@@ -28,7 +27,6 @@ import (
 // which node owns which pod range. It is fed by watches, so that admitting a
 // session or routing a dial asks the API nothing.
 type members struct {
-	logger *slog.Logger
 	synced chan struct{} // closed once both watches have synced
 	// revoked is called, without mu held, with a node whose enrolled key is no
 	// longer the one it was: a session of the old key must end, also one that
@@ -40,9 +38,8 @@ type members struct {
 	pods map[string][]netip.Prefix // pod ranges by node name
 }
 
-func newMembers(logger *slog.Logger) *members {
+func newMembers() *members {
 	return &members{
-		logger: logger,
 		synced: make(chan struct{}),
 		keys:   map[string]string{},
 		pods:   map[string][]netip.Prefix{},

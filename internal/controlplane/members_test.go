@@ -5,7 +5,6 @@ package controlplane
 import (
 	"crypto/x509"
 	"errors"
-	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -37,7 +36,7 @@ func TestMembersAdmitTheEnrolledKeyAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := &x509.Certificate{PublicKey: &key.PublicKey}
-	m := newMembers(slog.New(slog.DiscardHandler))
+	m := newMembers()
 	m.setEdgeNode(edgeNode("n", fingerprint), false)
 	m.setEdgeNode(edgeNode("new", ""), false)
 	refuses := func(what, node string, cert *x509.Certificate, says string) {
@@ -71,7 +70,7 @@ func TestPodOwner(t *testing.T) {
 	node := func(name string, cidrs ...string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
 	}
-	m := newMembers(slog.New(slog.DiscardHandler))
+	m := newMembers()
 	m.setNode(node("a", "10.64.0.0/24", "not a range"), false)
 	m.setNode(node("b", "10.64.1.0/24"), false)
 	for addr, want := range map[string]string{"10.64.0.9": "a", "10.64.1.255": "b"} {
