@@ -40,6 +40,10 @@ type Config struct {
 	// OnState is told when a session begins and ends, from the goroutine of Run:
 	// it must not block. May be nil.
 	OnState func(connected bool, gateway string)
+	// Heartbeat says how the node is; asked for every tunnel.HeartbeatInterval of
+	// a session, at its begin and after a Beat. It must not block. nil: the
+	// gateway is told nothing, and nothing in the cloud speaks for the kubelet.
+	Heartbeat func() tunnel.Heartbeat
 	// ListenPacket makes the UDP socket of one connection; nil: any port of every
 	// address, of the family of the gateway's address.
 	ListenPacket func() (net.PacketConn, error)
@@ -151,6 +155,21 @@ func (a *Agent) Poke() {
 	}
 	select {
 	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// Beat says that what Heartbeat returns has changed: the gateway is told at
+// once. It returns at once; without a session the next one begins with it.
+func (a *Agent) Beat() {
+	a.mu.Lock()
+	s := a.session
+	a.mu.Unlock()
+	if s == nil {
+		return
+	}
+	select {
+	case s.beat <- struct{}{}:
 	default:
 	}
 }

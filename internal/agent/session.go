@@ -18,6 +18,7 @@ type session struct {
 	control *tunnel.Control
 	welcome tunnel.Welcome
 	poke    chan struct{}
+	beat    chan struct{}
 }
 
 // connect makes a session to one gateway.
@@ -34,7 +35,7 @@ func (a *Agent) connect(ctx context.Context, gateway string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{a: a, sess: l, gateway: gateway, poke: make(chan struct{}, 1)}
+	s := &session{a: a, sess: l, gateway: gateway, poke: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
 	if err := s.hello(ctx); err != nil {
 		// The gateway checks the certificate after our handshake is done, so its
 		// refusal shows here, and says more than the stream's error.
@@ -98,6 +99,7 @@ func (s *session) run(ctx context.Context, ended func()) error {
 	defer cancel()
 	wg.Go(func() { s.controlLoop() })
 	wg.Go(func() { s.pokeLoop(ctx) })
+	wg.Go(func() { s.beatLoop(ctx) })
 	var err error
 	for {
 		var st tunnel.Stream
@@ -177,6 +179,31 @@ func (s *session) pokeLoop(ctx context.Context) {
 			// could not be ended or moved.
 			s.sess.Close(tunnel.CloseProtocol, err.Error())
 			return
+		}
+	}
+}
+
+// beatLoop tells the gateway how the node is.
+func (s *session) beatLoop(ctx context.Context) {
+	if s.a.cfg.Heartbeat == nil {
+		return
+	}
+	tick := time.NewTicker(tunnel.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		if err := s.control.Send(s.a.cfg.Heartbeat()); err != nil {
+			// As in pokeLoop.
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sess.Done():
+			return
+		case <-s.beat:
+			tick.Reset(tunnel.HeartbeatInterval)
+		case <-tick.C:
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // Config is what a gateway needs from its surroundings.
@@ -39,6 +40,9 @@ type Config struct {
 	// (connected), and of a node that has none any more. Calls come one at a
 	// time and in order. May be nil.
 	OnSession func(node string, connected bool, at time.Time)
+	// OnHeartbeat is told what a node says of itself on its current session, from
+	// the goroutine that reads the session: it must not block. May be nil.
+	OnHeartbeat func(node string, beat tunnel.Heartbeat)
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Clock tells the time for records and logs; nil: time.Now.
@@ -96,6 +100,9 @@ func (c *Config) fill() error {
 	}
 	if c.OnSession == nil {
 		c.OnSession = func(string, bool, time.Time) {}
+	}
+	if c.OnHeartbeat == nil {
+		c.OnHeartbeat = func(string, tunnel.Heartbeat) {}
 	}
 	return nil
 }

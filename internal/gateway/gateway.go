@@ -231,6 +231,13 @@ func (g *Gateway) unregister(s *session) {
 	}
 }
 
+// isCurrent reports whether s is its node's current session.
+func (g *Gateway) isCurrent(s *session) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.current[s.node] == s
+}
+
 // lookup returns the node's current session.
 func (g *Gateway) lookup(node string) (*session, error) {
 	g.mu.Lock()

@@ -152,6 +152,11 @@ func (g *Gateway) controlLoop(s *session) {
 		switch m := m.(type) {
 		case tunnel.Ping:
 			err = s.control.Send(tunnel.Pong(m))
+		case tunnel.Heartbeat:
+			// A superseded session only finishes: what its agent says is old.
+			if g.isCurrent(s) {
+				g.cfg.OnHeartbeat(s.node, m)
+			}
 		case tunnel.Hello, tunnel.Welcome:
 			err = fmt.Errorf("control message %d out of place", m.Type())
 		}

@@ -26,11 +26,12 @@ type MessageType uint64
 
 // The control messages.
 const (
-	TypeHello   MessageType = 1
-	TypePing    MessageType = 2
-	TypeWelcome MessageType = 3
-	TypePong    MessageType = 4
-	TypeDrain   MessageType = 6
+	TypeHello     MessageType = 1
+	TypePing      MessageType = 2
+	TypeWelcome   MessageType = 3
+	TypePong      MessageType = 4
+	TypeDrain     MessageType = 6
+	TypeHeartbeat MessageType = 8
 )
 
 // Version is the version of the session protocol inside its ALPN. WELCOME
@@ -49,7 +50,7 @@ const (
 // Has reports whether every bit of c is in s.
 func (s Capabilities) Has(c Capabilities) bool { return s&c == c }
 
-// Message is one of Hello, Welcome, Ping, Pong and Drain.
+// Message is one of Hello, Welcome, Ping, Pong, Drain and Heartbeat.
 type Message interface{ Type() MessageType }
 
 // Hello is the first message of an agent.
@@ -175,6 +176,11 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 	case TypeDrain:
 		var m Drain
 		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeHeartbeat:
+		var m Heartbeat
+		if m, err = parseHeartbeat(body); err == nil {
 			return m, nil
 		}
 	case TypePing, TypePong:

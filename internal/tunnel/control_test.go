@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/quic-go/quic-go/quicvarint"
@@ -16,6 +17,9 @@ var messages = []Message{
 	Welcome{Version: 1, Gateway: "g", Epoch: 1 << 62, Capabilities: 5},
 	Ping{[8]byte{1, 2, 3}}, Pong{[8]byte{8}},
 	Drain{DeadlineMS: 1000, Reason: "roll"},
+	Heartbeat{},
+	Heartbeat{Autonomy: &Autonomy{}}.WithKubeletAge(3 * time.Second),
+	Heartbeat{Autonomy: &Autonomy{Faults: []Fault{{Reason: "CacheIncomplete", Message: "pods have not been read"}, {Reason: "ClockUnset"}}}},
 }
 
 func TestMessages(t *testing.T) {
@@ -48,6 +52,8 @@ func TestMessagesRefused(t *testing.T) {
 		"hello no JSON": {"\x01\x01{", "message 1"},
 		"cut short":     {"\x01\x05{}", "body"},
 		"end":           {"", "EOF"},
+		"negative age":  {"\x08\x13{\"kubeletAgeMS\":-1}", "below zero"},
+		"odd reason":    {"\x08\x2a{\"autonomy\":{\"faults\":[{\"reason\":\"a b\"}]}}", "CamelCase"},
 	} {
 		m, err := ReadMessage(bufio.NewReader(strings.NewReader(tc.bytes)))
 		if err == nil || !strings.Contains(err.Error(), tc.err) {
@@ -57,6 +63,19 @@ func TestMessagesRefused(t *testing.T) {
 	_, err := ReadMessage(bufio.NewReader(strings.NewReader("\x05\x00")))
 	if !errors.Is(err, ErrCriticalMessage) {
 		t.Error(err)
+	}
+	for name, faults := range map[string][]Fault{
+		"faults":  make([]Fault, MaxFaults+1),
+		"message": {{Reason: "DiskError", Message: strings.Repeat("m", maxFaultMessage+1)}},
+		"reason":  {{Reason: strings.Repeat("R", maxFaultReason+1)}},
+	} {
+		b, err := AppendMessage(nil, Heartbeat{Autonomy: &Autonomy{Faults: faults}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, err := ReadMessage(bufio.NewReader(bytes.NewReader(b))); err == nil {
+			t.Errorf("too long %s: %+v", name, m)
+		}
 	}
 	if _, err := AppendMessage(nil, Hello{Node: strings.Repeat("n", MaxControlMessage)}); err == nil {
 		t.Error("too long a message was written")

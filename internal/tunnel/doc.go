@@ -13,6 +13,7 @@
 //	  |  HELLO  ---------------------------------------> |  authorised, newest wins
 //	  |  <--------------------------------------- WELCOME|
 //	  |  PING, PONG, DRAIN in both directions            |
+//	  |  HEARTBEAT  -----------------------------------> |  the node's lease, its autonomy
 //	  |                                                  |
 //	  | dial stream, opened by the gateway               |
 //	  |  <----- header(kubelet | tcp target) [raw bytes] |
@@ -32,8 +33,9 @@
 //
 //	HELLO 1, WELCOME 3: JSON objects; unknown members are ignored.
 //	PING 2, PONG 4: 8 bytes that come back as they were sent.
-//	DRAIN 6: JSON object. Of types that are not known the even ones are
-//	skipped and the odd ones end the session: whoever adds a message chooses.
+//	DRAIN 6, HEARTBEAT 8: JSON objects. Of types that are not known the even
+//	ones are skipped and the odd ones end the session: whoever adds a message
+//	chooses.
 //
 // A dial header, sent by whoever opens the stream, in one write:
 //
