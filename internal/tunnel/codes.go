@@ -1,8 +1,10 @@
 package tunnel
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -12,10 +14,31 @@ const (
 	ALPN = "edgetun/1"
 	// JoinALPN is the application protocol of a device that joins.
 	JoinALPN = "edge-join/1"
+	// MeshALPN is the application protocol between two gateways.
+	MeshALPN = "edge-mesh/1"
 	// ServerName is in every gateway's certificate, beside names of its own, so
 	// that an agent verifies a gateway the same way under any address.
 	ServerName = "edge-gateway"
 )
+
+// GatewayName is the DNS name by which a gateway's certificate says which
+// gateway it is.
+func GatewayName(id string) string { return id + "." + ServerName }
+
+// GatewayID returns the id that a verified gateway certificate names, and ""
+// for one that names none or several.
+func GatewayID(leaf *x509.Certificate) string {
+	var id string
+	for _, name := range leaf.DNSNames {
+		if s, ok := strings.CutSuffix(name, "."+ServerName); ok && s != "" {
+			if id != "" {
+				return ""
+			}
+			id = s
+		}
+	}
+	return id
+}
 
 const (
 	// AgentDialTimeout bounds a dial at the agent. The kubelet is on loopback

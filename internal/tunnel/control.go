@@ -30,8 +30,13 @@ const (
 	TypePing      MessageType = 2
 	TypeWelcome   MessageType = 3
 	TypePong      MessageType = 4
+	TypeMeshHello MessageType = 5
 	TypeDrain     MessageType = 6
+	TypeOwned     MessageType = 7
 	TypeHeartbeat MessageType = 8
+	TypeKick      MessageType = 9
+	TypeGateways  MessageType = 10
+	TypePolicy    MessageType = 12
 )
 
 // Version is the version of the session protocol inside its ALPN. WELCOME
@@ -45,12 +50,16 @@ type Capabilities uint64
 const (
 	// CapOptimistic: understands FlagOptimistic.
 	CapOptimistic Capabilities = 1 << 0
+	// CapMove: the agent makes a session at another gateway before it leaves one
+	// that drains, and reads GATEWAYS and POLICY.
+	CapMove Capabilities = 1 << 1
 )
 
 // Has reports whether every bit of c is in s.
 func (s Capabilities) Has(c Capabilities) bool { return s&c == c }
 
-// Message is one of Hello, Welcome, Ping, Pong, Drain and Heartbeat.
+// Message is one of Hello, Welcome, Ping, Pong, Drain, Heartbeat, SignedGateways
+// and SignedPolicy; between gateways also of MeshHello, Owned and Kick.
 type Message interface{ Type() MessageType }
 
 // Hello is the first message of an agent.
@@ -73,6 +82,10 @@ type Welcome struct {
 	// Epoch orders the sessions of one node; the highest is the newest.
 	Epoch        uint64       `json:"epoch"`
 	Capabilities Capabilities `json:"capabilities,omitempty"`
+	// SpreadMS is over how many milliseconds the node is to spread its first
+	// attempt after it loses this session: a gateway with many nodes asks for
+	// more, so that they do not all return to another one in one moment.
+	SpreadMS int64 `json:"spreadMS,omitempty"`
 }
 
 // Ping asks for a Pong with the same payload. It also makes the path known to
@@ -88,7 +101,19 @@ type Drain struct {
 	// DeadlineMS is in milliseconds from now.
 	DeadlineMS int64  `json:"deadlineMS"`
 	Reason     string `json:"reason,omitempty"`
+	// Alternates are the ids of gateways that take the node over meanwhile. With
+	// any, the sender serves the node until it has moved.
+	Alternates []string `json:"alternates,omitempty"`
+	// SpreadMS is over how many milliseconds nodes are to spread their move.
+	SpreadMS int64 `json:"spreadMS,omitempty"`
 }
+
+// SignedGateways carries a signed.Gateways document, at the session's begin and
+// whenever it changes.
+type SignedGateways struct{ Document []byte }
+
+// SignedPolicy carries the node's signed.Policy document in the same way.
+type SignedPolicy struct{ Document []byte }
 
 // Type implements Message.
 func (Hello) Type() MessageType { return TypeHello }
@@ -105,6 +130,12 @@ func (Pong) Type() MessageType { return TypePong }
 // Type implements Message.
 func (Drain) Type() MessageType { return TypeDrain }
 
+// Type implements Message.
+func (SignedGateways) Type() MessageType { return TypeGateways }
+
+// Type implements Message.
+func (SignedPolicy) Type() MessageType { return TypePolicy }
+
 // AppendMessage appends the bytes of m to b.
 func AppendMessage(b []byte, m Message) ([]byte, error) {
 	var body []byte
@@ -113,6 +144,12 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 		body = m.Payload[:]
 	case Pong:
 		body = m.Payload[:]
+	case SignedGateways:
+		body = m.Document
+	case SignedPolicy:
+		body = m.Document
+	case Owned:
+		body = m.append(nil)
 	default:
 		var err error
 		if body, err = json.Marshal(m); err != nil {
@@ -183,6 +220,25 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 		if m, err = parseHeartbeat(body); err == nil {
 			return m, nil
 		}
+	case TypeGateways:
+		return SignedGateways{Document: body}, nil
+	case TypePolicy:
+		return SignedPolicy{Document: body}, nil
+	case TypeMeshHello:
+		var m MeshHello
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeKick:
+		var m Kick
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeOwned:
+		var m Owned
+		if m, err = parseOwned(body); err == nil {
+			return m, nil
+		}
 	case TypePing, TypePong:
 		if len(body) != 8 {
 			return nil, fmt.Errorf("control message %d: %d bytes, want 8", t, len(body))
@@ -208,10 +264,15 @@ type Control struct {
 	mu     sync.Mutex // serialises writes
 }
 
+// controlBuffer is what a control stream reads at once: it lives as long as the
+// session, of which a gateway has ten thousand, and messages after WELCOME are
+// a dozen bytes.
+const controlBuffer = 128
+
 // NewControl makes s the control stream: nothing is scheduled before it.
 func NewControl(s Stream) *Control {
 	s.SetUrgency(0)
-	return &Control{stream: s, r: bufio.NewReader(s)}
+	return &Control{stream: s, r: bufio.NewReaderSize(s, controlBuffer)}
 }
 
 // Send sends m. After an error the control stream is of no more use.

@@ -20,6 +20,10 @@ var messages = []Message{
 	Heartbeat{},
 	Heartbeat{Autonomy: &Autonomy{}}.WithKubeletAge(3 * time.Second),
 	Heartbeat{Autonomy: &Autonomy{Faults: []Fault{{Reason: "CacheIncomplete", Message: "pods have not been read"}, {Reason: "ClockUnset"}}}},
+	Drain{DeadlineMS: 1000, Alternates: []string{"b", "c"}, SpreadMS: 500},
+	SignedGateways{[]byte("gateways")}, SignedPolicy{[]byte("policy")},
+	MeshHello{Version: 1, Process: "p", Draining: true}, Kick{Node: "berlin-1", Reason: "revoked"},
+	Owned{Snapshot: true}, Owned{Sessions: []OwnedSession{{"berlin-1", 1 << 60}, {"berlin-2", 0}}},
 }
 
 func TestMessages(t *testing.T) {
@@ -46,21 +50,26 @@ func TestMessages(t *testing.T) {
 
 func TestMessagesRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ bytes, err string }{
-		"unknown odd":   {"\x05\x00", ErrCriticalMessage.Error()},
-		"too long":      {"\x01\x80\x01\x00\x01", "allowed"},
-		"ping of 7":     {"\x02\x071234567", "want 8"},
-		"hello no JSON": {"\x01\x01{", "message 1"},
-		"cut short":     {"\x01\x05{}", "body"},
-		"end":           {"", "EOF"},
-		"negative age":  {"\x08\x13{\"kubeletAgeMS\":-1}", "below zero"},
-		"odd reason":    {"\x08\x2a{\"autonomy\":{\"faults\":[{\"reason\":\"a b\"}]}}", "CamelCase"},
+		"negative age":   {"\x08\x13{\"kubeletAgeMS\":-1}", "below zero"},
+		"odd reason":     {"\x08\x2a{\"autonomy\":{\"faults\":[{\"reason\":\"a b\"}]}}", "CamelCase"},
+		"unknown odd":    {"\x3f\x00", ErrCriticalMessage.Error()},
+		"too long":       {"\x01\x80\x01\x00\x01", "allowed"},
+		"ping of 7":      {"\x02\x071234567", "want 8"},
+		"hello no JSON":  {"\x01\x01{", "message 1"},
+		"cut short":      {"\x01\x05{}", "body"},
+		"end":            {"", "EOF"},
+		"owned: flags":   {"\x07\x02\x02\x00", "flags"},
+		"owned: count":   {"\x07\x02\x00\x05", "5 entries"},
+		"owned: short":   {"\x07\x05\x00\x01\x04ab", "node"},
+		"owned: unnamed": {"\x07\x05\x00\x01\x00\x01\x01", "no node name"},
+		"owned: more":    {"\x07\x06\x00\x01\x01a\x01x", "after the last"},
 	} {
 		m, err := ReadMessage(bufio.NewReader(strings.NewReader(tc.bytes)))
 		if err == nil || !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%s: %+v, %v", name, m, err)
 		}
 	}
-	_, err := ReadMessage(bufio.NewReader(strings.NewReader("\x05\x00")))
+	_, err := ReadMessage(bufio.NewReader(strings.NewReader("\x3f\x00")))
 	if !errors.Is(err, ErrCriticalMessage) {
 		t.Error(err)
 	}
