@@ -18,10 +18,16 @@ import (
 
 // Config is what an agent needs from its surroundings.
 type Config struct {
-	// Gateways are "host:port" of UDP sockets, tried in order. Required.
+	// Gateways are "host:port" of UDP sockets: where to go until the agent has a
+	// signed list, and after all of that. Tried in order. Required.
 	Gateways []string
 	// RootCAs sign the gateways' certificates. Required.
 	RootCAs *x509.CertPool
+	// CA signs the list of gateways and this node's policy; nil: the agent
+	// believes neither.
+	CA *x509.Certificate
+	// Documents keeps the two; nil: they are gone with the process.
+	Documents Documents
 	// Certificate returns the node's client certificate; asked at each
 	// handshake, so that a renewed one is used from the next connection on.
 	// Required.
@@ -32,13 +38,15 @@ type Config struct {
 	Info Info
 	// DialKubelet connects to this node's kubelet. Required.
 	DialKubelet func(ctx context.Context) (net.Conn, error)
-	// AllowTCP has the last word on every other target; its error is sent to the
+	// AllowTCP is asked about every other target that the signed policy does not
+	// allow: what this node was told on the node itself. Its error is sent to the
 	// gateway. nil allows none.
 	AllowTCP func(netip.AddrPort) error
 	// DialTCP connects to an allowed target; nil: a plain dialer.
 	DialTCP func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
-	// OnState is told when a session begins and ends, from the goroutine of Run:
-	// it must not block. May be nil.
+	// OnState is told, one call at a time, when a session begins (a move to
+	// another gateway too) and when there is none any more. It must not block.
+	// May be nil.
 	OnState func(connected bool, gateway string)
 	// Heartbeat says how the node is; asked for every tunnel.HeartbeatInterval of
 	// a session, at its begin and after a Beat. It must not block. nil: the
@@ -79,13 +87,17 @@ const (
 type Agent struct {
 	cfg Config
 	log *slog.Logger
+	dir *directory
 
 	poke chan struct{} // ends a wait between attempts
 
-	mu      sync.Mutex // guards all below
-	session *session
+	stateMu sync.Mutex // held while OnState runs, so that its calls are in order
+
+	mu      sync.Mutex    // guards all below
+	session *session      // the newest, which new connections use
 	changed chan struct{} // closed and replaced when session changes
 	lostAt  time.Time     // when the session was lost, or Run began
+	epoch   uint64        // of the newest session there was
 	running bool
 }
 
@@ -109,7 +121,7 @@ func New(cfg Config) (*Agent, error) {
 		}
 	}
 	if cfg.AllowTCP == nil {
-		cfg.AllowTCP = func(netip.AddrPort) error { return errors.New("this node allows no address") }
+		cfg.AllowTCP = func(netip.AddrPort) error { return errors.New("not in what this node allows") }
 	}
 	if cfg.DialTCP == nil {
 		cfg.DialTCP = func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
@@ -126,10 +138,16 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Jitter == nil {
 		cfg.Jitter = func(max time.Duration) time.Duration { return rand.N(max) }
 	}
-	return &Agent{
+	a := &Agent{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName),
+		dir:  &directory{node: cfg.NodeName, ca: cfg.CA, seeds: cfg.Gateways, keep: cfg.Documents},
 		poke: make(chan struct{}, 1), changed: make(chan struct{}),
-	}, nil
+	}
+	if err := a.dir.load(); err != nil {
+		// A gateway brings them anew, signed; until then there are the seeds.
+		a.log.Warn("documents of earlier sessions are not used", "error", err)
+	}
+	return a, nil
 }
 
 // Connected reports whether a session is up, and to which gateway.
@@ -184,16 +202,37 @@ func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("dial apiserver: %w", err)
 	}
 	h := tunnel.Header{Kind: tunnel.KindAPIServer, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
+	s.streams.Add()
 	d, err := tunnel.OpenDial(s.sess, h)
 	if err != nil {
+		s.streams.Done()
 		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, tunnel.GatewayDialTimeout)
 	defer cancel()
 	if err := d.Await(ctx); err != nil {
+		s.streams.Done()
 		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
 	}
-	return d, nil
+	return &countedStream{Stream: d, done: sync.OnceFunc(s.streams.Done)}, nil
+}
+
+// countedStream tells its session when it is over.
+type countedStream struct {
+	tunnel.Stream
+	done func()
+}
+
+// Close implements net.Conn.
+func (c *countedStream) Close() error {
+	defer c.done()
+	return c.Stream.Close()
+}
+
+// Reset implements tunnel.Stream.
+func (c *countedStream) Reset(code tunnel.ResetCode) {
+	defer c.done()
+	c.Stream.Reset(code)
 }
 
 // await returns the session, or waits for it as DialAPIServer says.
@@ -228,14 +267,43 @@ func (a *Agent) await(ctx context.Context) (*session, error) {
 	}
 }
 
-// set makes s the session; nil: there is none.
-func (a *Agent) set(s *session) {
+// adopt makes s the session and returns the one it replaces.
+func (a *Agent) adopt(s *session) (old *session) {
+	a.stateMu.Lock()
+	defer a.stateMu.Unlock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.session != nil && s == nil {
-		a.lostAt = time.Now()
-	}
+	old = a.session
 	a.session = s
+	a.epoch = max(a.epoch, s.welcome.Epoch)
+	a.announceLocked()
+	a.mu.Unlock()
+	a.cfg.OnState(true, s.gateway)
+	return old
+}
+
+// lost is called when s has ended, whether it was the session or not.
+func (a *Agent) lost(s *session) {
+	a.stateMu.Lock()
+	defer a.stateMu.Unlock()
+	a.mu.Lock()
+	current := a.session == s
+	if current {
+		a.session, a.lostAt = nil, time.Now()
+		a.announceLocked()
+	}
+	a.mu.Unlock()
+	if current {
+		a.cfg.OnState(false, s.gateway)
+	}
+}
+
+func (a *Agent) announceLocked() {
 	close(a.changed)
 	a.changed = make(chan struct{})
+}
+
+func (a *Agent) lastEpoch() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.epoch
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
@@ -22,6 +24,16 @@ const (
 	// refused the node or another process took its session over: trying again
 	// soon changes nothing there.
 	refusedTry = 6
+	// rebalance is how often an agent that is not at its home gateway tries to
+	// return there: after a restart of that one nodes are spread again within
+	// minutes, and a gateway that comes and goes is not chased.
+	rebalance = 5 * time.Minute
+	// moveGrace is how long the streams of a session that was left for another
+	// may go on at most: an exec session survives a roll of the gateways unless
+	// it is longer than this. The gateway that was left has a deadline of its own.
+	moveGrace = 15 * time.Minute
+	// moveRetry is the wait before the next attempt to leave a draining gateway.
+	moveRetry = 2 * time.Second
 )
 
 // backoff is the longest wait before try number n (0 is the first): full jitter
@@ -47,32 +59,57 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.running = true
 	a.lostAt = time.Now()
 	a.mu.Unlock()
-	for try := 0; a.wait(ctx, a.cfg.Jitter(backoff(try))); {
-		began, err := a.round(ctx)
+	var sessions sync.WaitGroup
+	var spread time.Duration // asked for by the gateway that was lost
+	for try := 0; a.wait(ctx, a.cfg.Jitter(max(backoff(try), spread))); {
+		began, err := time.Time{}, error(nil)
+		spread = 0
+		if s, cerr := a.connectAny(ctx, a.dir.candidates(time.Now())); cerr != nil {
+			err = cerr
+		} else {
+			began = time.Now()
+			s, err = a.hold(ctx, &sessions, s)
+			spread = time.Duration(s.welcome.SpreadMS) * time.Millisecond
+			err = fmt.Errorf("gateway %s: session ended after %s: %w", s.gateway, time.Since(s.began).Round(time.Millisecond), err)
+		}
 		if ctx.Err() != nil {
 			break
 		}
-		if !began.IsZero() && time.Since(began) >= settled {
-			try = 0
-		} else {
-			try++
-		}
-		if closed, ok := errors.AsType[*tunnel.CloseError](err); ok && closed.Remote {
-			switch closed.Code {
-			case tunnel.CloseGoingAway:
-				if !began.IsZero() {
-					try = 0
-				}
-			case tunnel.CloseDenied, tunnel.CloseRevoked, tunnel.CloseSuperseded, tunnel.CloseRateLimited:
-				try = max(try, refusedTry)
-			}
-		}
-		a.log.Warn("not connected to a gateway", "error", err, "retry_within", backoff(try))
+		var asked time.Duration
+		try, asked = nextTry(try, began, err)
+		spread = min(max(spread, asked), maxSpread)
+		a.log.Warn("not connected to a gateway", "error", err, "retry_within", max(backoff(try), spread))
 	}
+	sessions.Wait()
 	a.mu.Lock()
 	a.running = false
 	a.mu.Unlock()
 	return nil
+}
+
+// maxSpread bounds what a gateway may ask for.
+const maxSpread = 10 * time.Minute
+
+// nextTry counts a failure: how long the next wait may be, and what the gateway
+// asked for. began is zero where there was no session.
+func nextTry(try int, began time.Time, err error) (next int, asked time.Duration) {
+	if !began.IsZero() && time.Since(began) >= settled {
+		try = 0
+	} else {
+		try++
+	}
+	if closed, ok := errors.AsType[*tunnel.CloseError](err); ok && closed.Remote {
+		asked, _ = tunnel.ParseRetry(closed.Reason)
+		switch closed.Code {
+		case tunnel.CloseGoingAway:
+			if !began.IsZero() {
+				try = 0
+			}
+		case tunnel.CloseDenied, tunnel.CloseRevoked, tunnel.CloseSuperseded, tunnel.CloseRateLimited:
+			try = max(try, refusedTry)
+		}
+	}
+	return try, asked
 }
 
 // wait waits for d or a Poke; false when ctx ended.
@@ -88,26 +125,80 @@ func (a *Agent) wait(ctx context.Context, d time.Duration) bool {
 	return ctx.Err() == nil
 }
 
-// round tries every gateway once and runs the first session that it gets, to its
-// end. began is when that session was welcomed, zero if none was. The error is
-// never nil.
-func (a *Agent) round(ctx context.Context) (began time.Time, err error) {
+// connectAny tries each gateway once and returns the first session that it gets.
+func (a *Agent) connectAny(ctx context.Context, list []candidate) (*session, error) {
 	var errs []error
-	for _, gw := range a.cfg.Gateways {
-		s, err := a.connect(ctx, gw)
-		if err != nil {
-			errs = append(errs, fmt.Errorf("gateway %s: %w", gw, err))
+	for _, c := range list {
+		s, err := a.connect(ctx, c)
+		if err == nil {
+			return s, nil
+		}
+		if ctx.Err() == nil {
+			a.dir.avoiding(c.id, time.Now().Add(avoidFor))
+		}
+		errs = append(errs, fmt.Errorf("gateway %s: %w", c, err))
+	}
+	if len(errs) == 0 {
+		return nil, errors.New("no other gateway")
+	}
+	return nil, errors.Join(errs...)
+}
+
+// hold runs s and whichever sessions replace it, until the newest has ended and
+// none has replaced it. It returns that one and why it ended. What older ones
+// still carry goes on; wg counts them.
+func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last *session, err error) {
+	a.begin(ctx, wg, s)
+	home := time.NewTimer(rebalance)
+	defer home.Stop()
+	var leave <-chan time.Time
+	for {
+		move := false
+		select {
+		case <-s.ended:
+			return s, s.err
+		case d := <-s.drained:
+			a.dir.avoiding(s.id, time.Now().Add(avoidFor))
+			if len(d.Alternates) > 0 {
+				leave = time.After(a.cfg.Jitter(max(time.Duration(d.SpreadMS)*time.Millisecond, 1)))
+			}
+		case <-leave:
+			leave, move = nil, true
+		case <-home.C:
+			// Not to the minute, so that the nodes of a site do not move as one.
+			home.Reset(rebalance/2 + a.cfg.Jitter(rebalance))
+			move = len(a.dir.better(s.id, time.Now())) > 0
+		}
+		if !move {
 			continue
 		}
-		began = time.Now()
-		a.set(s)
-		a.log.Info("connected", "gateway", gw, "remote", s.sess.Remote(), "epoch", s.welcome.Epoch)
-		a.cfg.OnState(true, gw)
-		err = s.run(ctx, func() {
-			a.set(nil)
-			a.cfg.OnState(false, gw)
-		})
-		return began, fmt.Errorf("gateway %s: session ended after %s: %w", gw, time.Since(began).Round(time.Millisecond), err)
+		next, err := a.connectAny(ctx, a.alternatives(s))
+		switch {
+		case err == nil:
+			a.begin(ctx, wg, next)
+			wg.Go(func() { s.retire(ctx) })
+			s = next
+		case s.leaving.Load():
+			a.log.Warn("no other gateway takes this node yet", "gateway", s.gateway, "error", err)
+			leave = time.After(moveRetry)
+		}
 	}
-	return time.Time{}, errors.Join(errs...)
+}
+
+// begin makes s the session and serves it.
+func (a *Agent) begin(ctx context.Context, wg *sync.WaitGroup, s *session) {
+	s.began = time.Now()
+	old := a.adopt(s)
+	a.log.Info("connected", "gateway", s.gateway, "id", s.id, "remote", s.sess.Remote(), "epoch", s.welcome.Epoch, "moved", old != nil)
+	wg.Go(func() { s.run(ctx) })
+}
+
+// alternatives are the gateways to move to: any other one if this one drains,
+// those that come before it otherwise.
+func (a *Agent) alternatives(s *session) []candidate {
+	now := time.Now()
+	if !s.leaving.Load() {
+		return a.dir.better(s.id, now)
+	}
+	return slices.DeleteFunc(a.dir.candidates(now), func(c candidate) bool { return c.id == s.id || c.id == "" })
 }

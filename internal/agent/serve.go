@@ -7,16 +7,18 @@ import (
 	"net/netip"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/signed"
 )
 
 // serve carries one connection that the gateway opened.
-func (a *Agent) serve(ctx context.Context, st tunnel.Stream) {
+func (a *Agent) serve(ctx context.Context, s *session, st tunnel.Stream) {
 	h, err := tunnel.AcceptDial(st)
+	log := a.log.With("gateway", s.gateway, "id", s.id)
 	if err != nil {
-		a.log.Warn("dial not understood", "error", err)
+		log.Warn("dial not understood", "error", err)
 		return
 	}
-	log := a.log.With("kind", h.Kind.String(), "target", h.Target, "trace", h.Trace)
+	log = log.With("kind", h.Kind.String(), "target", h.Target, "trace", h.Trace)
 	timeout := tunnel.AgentDialTimeout
 	if h.Deadline > 0 {
 		timeout = min(timeout, h.Deadline)
@@ -25,6 +27,7 @@ func (a *Agent) serve(ctx context.Context, st tunnel.Stream) {
 	c, err := a.dial(dctx, h)
 	cancel()
 	if err != nil {
+		// A line for each refusal: who aims where it may not is seen on the node.
 		r := tunnel.DialFailure(err)
 		log.Warn("dial failed", "status", r.Status.String(), "error", err)
 		tunnel.Refuse(st, r)
@@ -57,8 +60,10 @@ func (a *Agent) dial(ctx context.Context, h tunnel.Header) (net.Conn, error) {
 		if addr.Addr().Zone() != "" {
 			return nil, &tunnel.StatusError{Status: tunnel.StatusDenied, Text: "addresses with a zone are not carried"}
 		}
-		if err := a.cfg.AllowTCP(addr); err != nil {
-			return nil, &tunnel.StatusError{Status: tunnel.StatusDenied, Text: fmt.Sprintf("node %s: %s: %v", a.cfg.NodeName, addr, err)}
+		if !a.dir.currentPolicy().Allows(signed.TCP, addr) {
+			if err := a.cfg.AllowTCP(addr); err != nil {
+				return nil, &tunnel.StatusError{Status: tunnel.StatusDenied, Text: fmt.Sprintf("node %s: %s: %v", a.cfg.NodeName, addr, err)}
+			}
 		}
 		c, err := a.cfg.DialTCP(ctx, addr)
 		if err != nil {

@@ -3,26 +3,53 @@ package agent
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/signed"
 )
 
 // session is a welcomed session.
 type session struct {
 	a       *Agent
 	sess    *link
-	gateway string
+	gateway string // the address that was dialled
+	id      string // of the gateway, from its certificate; may be empty
 	control *tunnel.Control
 	welcome tunnel.Welcome
+	began   time.Time
 	poke    chan struct{}
 	beat    chan struct{}
+	streams tunnel.Inflight // carried connections of both directions
+
+	drained chan tunnel.Drain // takes one
+	leaving atomic.Bool       // the gateway drains
+
+	ended chan struct{} // closed when the session has ended; then err is set
+	err   error
 }
 
 // connect makes a session to one gateway.
-func (a *Agent) connect(ctx context.Context, gateway string) (*session, error) {
+func (a *Agent) connect(ctx context.Context, to candidate) (*session, error) {
+	var errs []error
+	for _, addr := range to.addresses {
+		s, err := a.connectAddress(ctx, to.id, addr)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (a *Agent) connectAddress(ctx context.Context, id, gateway string) (*session, error) {
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		RootCAs:    a.cfg.RootCAs,
@@ -30,12 +57,16 @@ func (a *Agent) connect(ctx context.Context, gateway string) (*session, error) {
 		NextProtos: []string{tunnel.ALPN},
 		// Sent whatever the gateway asks for: it is the only identity there is.
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.cfg.Certificate() },
+		VerifyConnection:     func(cs tls.ConnectionState) error { return a.dir.verify(id, cs) },
 	}
 	l, err := dialGateway(ctx, gateway, conf, a.cfg.ListenPacket)
 	if err != nil {
 		return nil, err
 	}
-	s := &session{a: a, sess: l, gateway: gateway, poke: make(chan struct{}, 1), beat: make(chan struct{}, 1)}
+	s := &session{
+		a: a, sess: l, gateway: gateway, id: tunnel.GatewayID(l.conn.ConnectionState().TLS.PeerCertificates[0]),
+		poke: make(chan struct{}, 1), beat: make(chan struct{}, 1), drained: make(chan tunnel.Drain, 1), ended: make(chan struct{}),
+	}
 	if err := s.hello(ctx); err != nil {
 		// The gateway checks the certificate after our handshake is done, so its
 		// refusal shows here, and says more than the stream's error.
@@ -62,7 +93,7 @@ func (s *session) hello(ctx context.Context) error {
 	err = s.control.Send(tunnel.Hello{
 		Version: tunnel.Version, Node: s.a.cfg.NodeName, BootID: info.BootID,
 		EngineVersion: info.EngineVersion, Architecture: info.Architecture,
-		Capabilities: tunnel.CapOptimistic,
+		Capabilities: tunnel.CapOptimistic | tunnel.CapMove, LastEpoch: s.a.lastEpoch(),
 	})
 	if err != nil {
 		return err
@@ -90,10 +121,10 @@ func (s *session) hello(ctx context.Context) error {
 	return nil
 }
 
-// run serves the session until it or ctx ends, and says which. ended is called
-// as soon as that is so; when run returns, every stream is closed and the socket
-// is free.
-func (s *session) run(ctx context.Context, ended func()) error {
+// run serves the session until it or ctx ends. The session is no more the
+// agent's as soon as that is so; when run returns, every stream is closed and
+// the socket is free.
+func (s *session) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -106,19 +137,41 @@ func (s *session) run(ctx context.Context, ended func()) error {
 		if st, err = s.sess.Accept(ctx); err != nil {
 			break
 		}
-		wg.Go(func() { s.a.serve(ctx, st) })
+		s.streams.Add()
+		wg.Go(func() {
+			defer s.streams.Done()
+			s.a.serve(ctx, s, st)
+		})
 	}
 	s.sess.Close(tunnel.CloseNormal, "agent stops")
 	if cause := s.sess.Err(); cause != nil {
 		err = cause
 	}
-	ended()
+	s.err = err
+	s.a.lost(s)
+	close(s.ended)
 	cancel()
 	wg.Wait()
 	if rerr := s.sess.release(); rerr != nil {
 		s.a.log.Warn("release socket", "gateway", s.gateway, "error", rerr)
 	}
-	return err
+}
+
+// retire bounds a session that another one has replaced. The gateway ends it
+// when its streams have ended, as soon as it learns of the new one: it knows of
+// the dials that are on their way. If it never learns, moveGrace is the end.
+func (s *session) retire(ctx context.Context) {
+	deadline := time.NewTimer(moveGrace)
+	defer deadline.Stop()
+	select {
+	case <-s.ended:
+		return
+	case <-ctx.Done():
+		return
+	case <-deadline.C:
+	}
+	s.a.log.Info("streams of a session that was left cut", "gateway", s.gateway, "streams", s.streams.Count())
+	s.sess.Close(tunnel.CloseSuperseded, "left for another gateway")
 }
 
 // controlLoop reads control messages until the session ends.
@@ -135,16 +188,37 @@ func (s *session) controlLoop() {
 		case tunnel.Ping:
 			err = s.control.Send(tunnel.Pong(m))
 		case tunnel.Drain:
-			// With one gateway there is nowhere else to go; the close that
-			// follows makes us connect again at once.
-			s.a.log.Info("gateway stops", "gateway", s.gateway, "reason", m.Reason, "within", time.Duration(m.DeadlineMS)*time.Millisecond)
-		case tunnel.Hello, tunnel.Welcome:
+			s.a.log.Info("gateway stops", "gateway", s.gateway, "reason", m.Reason,
+				"within", time.Duration(m.DeadlineMS)*time.Millisecond, "alternates", m.Alternates)
+			s.leaving.Store(len(m.Alternates) > 0)
+			select {
+			case s.drained <- m:
+			default: // it has said so before
+			}
+		case tunnel.SignedGateways:
+			s.take(signed.KindGateways, m.Document)
+		case tunnel.SignedPolicy:
+			s.take(signed.KindPolicy, m.Document)
+		case tunnel.Pong:
+		default:
 			err = fmt.Errorf("control message %d out of place", m.Type())
 		}
 		if err != nil {
 			s.sess.Close(tunnel.CloseProtocol, err.Error())
 			return
 		}
+	}
+}
+
+// take keeps a signed document that the gateway brought. One that is not the
+// authority's is no reason to end the session: what there is stays in force.
+func (s *session) take(kind string, doc []byte) {
+	changed, err := s.a.dir.take(kind, doc)
+	switch {
+	case err != nil:
+		s.a.log.Warn("document of the gateway", "kind", kind, "gateway", s.gateway, "in_force", changed, "error", err)
+	case changed:
+		s.a.log.Info("new document", "kind", kind, "gateway", s.gateway)
 	}
 }
 

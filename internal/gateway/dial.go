@@ -60,21 +60,21 @@ func (e *DialError) Unwrap() error { return e.Err }
 func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, error) {
 	a := g.audit("gateway", t.kind.String(), t.String())
 	a.node = node
-	g.dials.add()
+	g.dials.Add()
 	d, s, err := g.open(node, t, 0)
 	if err == nil {
 		if err = g.await(ctx, d, s, t); err != nil {
-			s.streams.done()
+			s.streams.Done()
 		}
 	}
 	if err != nil {
-		g.dials.done()
+		g.dials.Done()
 		a.end(tunnel.Spliced{Err: err})
 		return nil, err
 	}
 	return &auditedConn{Stream: d, end: func(in, out int64) {
-		s.streams.done()
-		g.dials.done()
+		s.streams.Done()
+		g.dials.Done()
 		a.end(tunnel.Spliced{AToB: out, BToA: in})
 	}}, nil
 }
@@ -90,10 +90,10 @@ func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Diale
 	if t.kind == tunnel.KindTCP {
 		h.Target = t.addr.String()
 	}
-	s.streams.add()
+	s.streams.Add()
 	d, err := tunnel.OpenDial(s.sess, h)
 	if err != nil {
-		s.streams.done()
+		s.streams.Done()
 		return nil, nil, &DialError{node, t, err}
 	}
 	return d, s, nil

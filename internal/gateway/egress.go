@@ -81,8 +81,8 @@ func (g *Gateway) serveConnect(ctx context.Context, c net.Conn) {
 		_ = c.Close()
 		return
 	}
-	g.dials.add()
-	defer g.dials.done()
+	g.dials.Add()
+	defer g.dials.Done()
 	rt, err := g.route(host)
 	a := g.audit("apiserver", rt.kind(), host)
 	a.node = rt.node
@@ -113,7 +113,7 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
-	defer s.streams.done()
+	defer s.streams.Done()
 	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial

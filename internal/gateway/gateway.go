@@ -32,7 +32,7 @@ type Gateway struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine that outlives its caller
 
-	dials      *inflight // carried connections and dials, for draining
+	dials      tunnel.Inflight // carried connections and dials, for draining
 	joins      chan struct{}
 	joinRate   *addrLimiter
 	handshakes *rate.Limiter
@@ -58,7 +58,6 @@ func New(cfg Config) (*Gateway, error) {
 	g := &Gateway{
 		cfg:        cfg,
 		id:         hex.EncodeToString(id[:]),
-		dials:      newInflight(),
 		joins:      make(chan struct{}, maxJoins),
 		joinRate:   newAddrLimiter(joinRate, joinBurst, maxJoinSources),
 		handshakes: rate.NewLimiter(handshakeRate, handshakeRate),
@@ -95,7 +94,7 @@ func (g *Gateway) Sessions() []SessionInfo {
 		out = append(out, SessionInfo{
 			Node: s.node, Remote: s.sess.Remote(), Since: s.since, Epoch: s.epoch,
 			EngineVersion: s.hello.EngineVersion, Architecture: s.hello.Architecture, BootID: s.hello.BootID,
-			Streams: s.streams.count(), Superseded: g.current[s.node] != s,
+			Streams: s.streams.Count(), Superseded: g.current[s.node] != s,
 		})
 	}
 	slices.SortFunc(out, func(a, b SessionInfo) int {
@@ -166,9 +165,9 @@ func (g *Gateway) Close(ctx context.Context) error {
 			}
 		})
 	}
-	err := g.dials.wait(ctx)
+	err := g.dials.Wait(ctx)
 	if err != nil {
-		err = fmt.Errorf("gateway: %d carried connections cut: %w", g.dials.count(), err)
+		err = fmt.Errorf("gateway: %d carried connections cut: %w", g.dials.Count(), err)
 	}
 	g.mu.Lock()
 	g.closed = true

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"time"
@@ -83,60 +82,5 @@ func (a *addrLimiter) evict(now time.Time) {
 		if now.Sub(e.last) >= refill {
 			delete(a.by, k)
 		}
-	}
-}
-
-// inflight counts what is going on and lets others wait for none.
-type inflight struct {
-	mu   sync.Mutex // guards n and idle
-	n    int
-	idle chan struct{} // closed while n is 0
-}
-
-func newInflight() *inflight {
-	i := &inflight{idle: make(chan struct{})}
-	close(i.idle)
-	return i
-}
-
-func (i *inflight) add() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.n == 0 {
-		i.idle = make(chan struct{})
-	}
-	i.n++
-}
-
-func (i *inflight) done() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.n--
-	if i.n == 0 {
-		close(i.idle)
-	}
-}
-
-func (i *inflight) count() int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.n
-}
-
-// wait returns when nothing is going on, or with ctx's error.
-func (i *inflight) wait(ctx context.Context) error {
-	i.mu.Lock()
-	idle := i.idle
-	i.mu.Unlock()
-	select {
-	case <-idle:
-		return nil
-	default:
-	}
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 }

@@ -22,7 +22,7 @@ type session struct {
 	since   time.Time
 	epoch   uint64
 	log     *slog.Logger
-	streams *inflight
+	streams tunnel.Inflight
 	// kubeletUp: the last dial of the kubelet worked, so that the next one need
 	// not be awaited before the caller is told to go on.
 	kubeletUp atomic.Bool
@@ -45,7 +45,7 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		sess.Close(tunnel.CloseDenied, err.Error())
 		return
 	}
-	s := &session{node: node, sess: sess, log: log, streams: newInflight()}
+	s := &session{node: node, sess: sess, log: log}
 	old, err := g.welcome(ctx, s)
 	if err != nil {
 		if sess.Err() == nil && ctx.Err() == nil {
@@ -131,8 +131,8 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 func (g *Gateway) retire(ctx context.Context, old *session) {
 	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
 	defer cancel()
-	if err := old.streams.wait(ctx); err != nil && old.sess.Err() == nil {
-		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.count())
+	if err := old.streams.Wait(ctx); err != nil && old.sess.Err() == nil {
+		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.Count())
 	}
 	old.sess.Close(tunnel.CloseSuperseded, "a newer session of this node has taken over")
 }
@@ -177,11 +177,11 @@ func (g *Gateway) acceptLoop(ctx context.Context, s *session, handlers *sync.Wai
 			}
 			return err
 		}
-		s.streams.add()
-		g.dials.add()
+		s.streams.Add()
+		g.dials.Add()
 		handlers.Go(func() {
-			defer g.dials.done()
-			defer s.streams.done()
+			defer g.dials.Done()
+			defer s.streams.Done()
 			g.serveStream(ctx, s, st)
 		})
 	}

@@ -72,6 +72,9 @@ type Hello struct {
 	EngineVersion string       `json:"engineVersion,omitempty"`
 	Architecture  string       `json:"architecture,omitempty"`
 	Capabilities  Capabilities `json:"capabilities,omitempty"`
+	// LastEpoch is of the newest session this process has had, at whichever
+	// gateway: the new one's is higher, also where gateways' clocks differ.
+	LastEpoch uint64 `json:"lastEpoch,omitempty"`
 }
 
 // Welcome answers Hello: the session is the node's newest from here on.
