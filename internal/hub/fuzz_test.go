@@ -11,6 +11,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // sample is an apiserver's watch stream with everything that occurs in one.
@@ -43,8 +45,8 @@ func sample(media string) []byte {
 // fuzzWatch: no stream makes the rewriter panic, and what it emits is a stream
 // of whole events it understands itself, none about the stored slice.
 func fuzzWatch(f *testing.F, protobuf bool) {
-	e := encoding{protobuf: protobuf}
-	whole := sample(e.media())
+	e := wire.Encoding{Protobuf: protobuf}
+	whole := sample(e.Media())
 	f.Add(whole, byte(injectLast))
 	f.Add(whole, byte(injectFirst))
 	f.Add(whole[:len(whole)-3], byte(injectNever))
@@ -60,20 +62,20 @@ func fuzzWatch(f *testing.F, protobuf bool) {
 			out.Write(b)
 			return nil
 		})
-		codec := newWatchCodec(e, &out)
+		codec := wire.NewWatchCodec(e, &out)
 		for {
-			frame, err := codec.read()
+			frame, err := codec.Read()
 			if err == io.EOF {
 				return
 			}
 			if err != nil {
 				t.Fatalf("emitted a broken stream: %v", err)
 			}
-			event, err := codec.parse(frame)
+			event, err := codec.Parse(frame)
 			if err != nil {
 				t.Fatalf("emitted an event that is none: %v", err)
 			}
-			if event.kind != "ERROR" && event.meta.isKubernetes() && !bytes.Contains(frame, []byte(sliceManager)) {
+			if event.Kind != "ERROR" && isKubernetes(event.Meta) && !bytes.Contains(frame, []byte(sliceManager)) {
 				t.Fatalf("a stored default/kubernetes passed: %q", frame)
 			}
 		}
@@ -93,12 +95,12 @@ func FuzzRewriteList(f *testing.F) {
 			{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}},
 		},
 	}
-	f.Add(api.encode(mediaProtobuf, list), true)
-	f.Add(api.encode(mediaJSON, list), false)
+	f.Add(api.encode(wire.MediaProtobuf, list), true)
+	f.Add(api.encode(wire.MediaJSON, list), false)
 	f.Add([]byte("k8s\x00"), true)
 	f.Add([]byte(`{"kind":"List","metadata":{},"items":[{}]}`), false)
 	f.Fuzz(func(t *testing.T, body []byte, protobuf bool) {
-		e := encoding{protobuf: protobuf}
+		e := wire.Encoding{Protobuf: protobuf}
 		s := newSyntheticSlice(wantEndpoint)
 		once, err := s.rewriteList(e, body, true)
 		if err != nil {
@@ -169,9 +171,9 @@ func FuzzNegotiate(f *testing.F) {
 	f.Add(kubectlAccept, true)
 	f.Add("application/vnd.kubernetes.protobuf;q=0.3,*/*", false)
 	f.Fuzz(func(t *testing.T, accept string, list bool) {
-		e, ok := negotiate(accept, list)
-		if again, ok2 := negotiate(e.accept(list), list); ok && (!ok2 || again != e) {
-			t.Fatalf("%q: chose %q, which is not acceptable to itself", accept, e.accept(list))
+		e, ok := wire.Negotiate(accept, list)
+		if again, ok2 := wire.Negotiate(e.Accept(list), list); ok && (!ok2 || again != e) {
+			t.Fatalf("%q: chose %q, which is not acceptable to itself", accept, e.Accept(list))
 		}
 	})
 }

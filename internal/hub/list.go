@@ -8,22 +8,8 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"k8s.io/apimachinery/pkg/runtime"
-)
 
-// Field numbers of the messages the hub looks into (generated.proto of
-// apimachinery; every List of the API is {metadata = 1, repeated items = 2} and
-// every object has its ObjectMeta at 1).
-const (
-	fieldListMetadata        = 1
-	fieldListItems           = 2
-	fieldListResourceVersion = 2 // in ListMeta
-
-	fieldObjectMetadata  = 1
-	fieldName            = 1 // in ObjectMeta
-	fieldNamespace       = 3
-	fieldResourceVersion = 6
-	fieldAnnotations     = 12
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // errNotList: an answer of another kind, such as a Status.
@@ -31,14 +17,14 @@ var errNotList = errors.New("not a list")
 
 // rewriteList leaves a stored default/kubernetes out of a list and, where add is
 // true, puts the synthetic slice in with the list's resourceVersion.
-func (s syntheticSlice) rewriteList(e encoding, body []byte, add bool) ([]byte, error) {
-	if e.protobuf {
+func (s syntheticSlice) rewriteList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
+	if e.Protobuf {
 		return s.rewriteProtobufList(e, body, add)
 	}
 	return s.rewriteJSONList(e, body, add)
 }
 
-func (s syntheticSlice) rewriteJSONList(e encoding, body []byte, add bool) ([]byte, error) {
+func (s syntheticSlice) rewriteJSONList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
 	var list struct {
 		Kind       string            `json:"kind"`
 		APIVersion string            `json:"apiVersion"`
@@ -62,11 +48,11 @@ func (s syntheticSlice) rewriteJSONList(e encoding, body []byte, add bool) ([]by
 	}
 	items := make([]json.RawMessage, 0, len(list.Items)+1)
 	for i, item := range list.Items {
-		meta, err := jsonMeta(item)
+		meta, err := wire.JSONMeta(item)
 		if err != nil {
 			return nil, fmt.Errorf("decode item %d of a list: %w", i, err)
 		}
-		if !meta.isKubernetes() {
+		if !isKubernetes(meta) {
 			items = append(items, item)
 		}
 	}
@@ -88,8 +74,8 @@ func (s syntheticSlice) rewriteJSONList(e encoding, body []byte, add bool) ([]by
 	return out.Bytes(), nil
 }
 
-func (s syntheticSlice) rewriteProtobufList(e encoding, body []byte, add bool) ([]byte, error) {
-	unknown, err := parseEnvelope(body)
+func (s syntheticSlice) rewriteProtobufList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
+	unknown, err := wire.ParseEnvelope(body)
 	if err != nil {
 		return nil, fmt.Errorf("decode a list: %w", err)
 	}
@@ -100,23 +86,23 @@ func (s syntheticSlice) rewriteProtobufList(e encoding, body []byte, add bool) (
 	out := make([]byte, 0, len(unknown.Raw)+512)
 	// from is where the bytes begin that are to be kept and not yet copied.
 	from, at := 0, 0
-	err = eachField(unknown.Raw, func(f protoField) error {
+	err = wire.EachField(unknown.Raw, func(f wire.Field) error {
 		begin := at
-		at += f.size
+		at += f.Size
 		switch {
-		case f.number == fieldListMetadata && f.bytes != nil:
-			return eachField(f.bytes, func(f protoField) error {
-				if f.number == fieldListResourceVersion {
-					resourceVersion = string(f.bytes)
+		case f.Number == wire.FieldListMetadata && f.Bytes != nil:
+			return wire.EachField(f.Bytes, func(f wire.Field) error {
+				if f.Number == wire.FieldListResourceVersion {
+					resourceVersion = string(f.Bytes)
 				}
 				return nil
 			})
-		case f.number == fieldListItems && f.bytes != nil:
-			meta, err := protobufMeta(f.bytes)
+		case f.Number == wire.FieldListItems && f.Bytes != nil:
+			meta, err := wire.ProtobufMeta(f.Bytes)
 			if err != nil {
 				return fmt.Errorf("an item: %w", err)
 			}
-			if meta.isKubernetes() {
+			if isKubernetes(meta) {
 				out = append(out, unknown.Raw[from:begin]...)
 				from = at
 			}
@@ -132,121 +118,14 @@ func (s syntheticSlice) rewriteProtobufList(e encoding, body []byte, add bool) (
 		if err != nil {
 			return nil, err
 		}
-		out = protowire.AppendTag(out, fieldListItems, protowire.BytesType)
+		out = protowire.AppendTag(out, wire.FieldListItems, protowire.BytesType)
 		out = protowire.AppendBytes(out, item)
 	}
 	unknown.Raw = out
-	return envelope(unknown)
-}
-
-// parseEnvelope reads the envelope of an object in protobuf.
-func parseEnvelope(body []byte) (*runtime.Unknown, error) {
-	rest, ok := bytes.CutPrefix(body, []byte(protobufPrefix))
-	if !ok {
-		return nil, errors.New("not an object of the API in protobuf")
-	}
-	var unknown runtime.Unknown
-	if err := unknown.Unmarshal(rest); err != nil {
-		return nil, fmt.Errorf("envelope: %w", err)
-	}
-	if unknown.ContentEncoding != "" {
-		return nil, fmt.Errorf("envelope with content encoding %q", unknown.ContentEncoding)
-	}
-	return &unknown, nil
-}
-
-// objectMeta is the part of an ObjectMeta that rewriting goes by.
-type objectMeta struct {
-	Namespace       string            `json:"namespace"`
-	Name            string            `json:"name"`
-	ResourceVersion string            `json:"resourceVersion"`
-	Annotations     map[string]string `json:"annotations"`
+	return wire.Envelope(unknown)
 }
 
 // isKubernetes: a stored slice that the synthetic one stands for.
-func (m objectMeta) isKubernetes() bool {
+func isKubernetes(m wire.Meta) bool {
 	return m.Namespace == sliceNamespace && m.Name == sliceName
-}
-
-func jsonMeta(object []byte) (objectMeta, error) {
-	var o struct {
-		Metadata objectMeta `json:"metadata"`
-	}
-	err := json.Unmarshal(object, &o)
-	return o.Metadata, err
-}
-
-// protobufMeta reads an object's metadata and skips all else.
-func protobufMeta(object []byte) (objectMeta, error) {
-	var meta objectMeta
-	err := eachField(object, func(f protoField) error {
-		if f.number != fieldObjectMetadata {
-			return nil
-		}
-		return eachField(f.bytes, func(f protoField) error {
-			switch f.number {
-			case fieldName:
-				meta.Name = string(f.bytes)
-			case fieldNamespace:
-				meta.Namespace = string(f.bytes)
-			case fieldResourceVersion:
-				meta.ResourceVersion = string(f.bytes)
-			case fieldAnnotations:
-				// A map is repeated entries of {key = 1, value = 2}.
-				var key, value string
-				err := eachField(f.bytes, func(f protoField) error {
-					switch f.number {
-					case 1:
-						key = string(f.bytes)
-					case 2:
-						value = string(f.bytes)
-					}
-					return nil
-				})
-				if meta.Annotations == nil {
-					meta.Annotations = map[string]string{}
-				}
-				meta.Annotations[key] = value
-				return err
-			}
-			return nil
-		})
-	})
-	return meta, err
-}
-
-// protoField is one field of a message.
-type protoField struct {
-	number protowire.Number
-	// bytes of a length-delimited field, never nil then; nil of any other.
-	bytes []byte
-	// size of the whole field, tag and length included.
-	size int
-}
-
-// eachField walks the fields of a protobuf message.
-func eachField(message []byte, do func(protoField) error) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		f := protoField{number: number}
-		m := protowire.ConsumeFieldValue(number, kind, message[n:])
-		if m < 0 {
-			return protowire.ParseError(m)
-		}
-		f.size = n + m
-		if kind == protowire.BytesType {
-			f.bytes, _ = protowire.ConsumeBytes(message[n:])
-			if f.bytes == nil {
-				f.bytes = []byte{}
-			}
-		}
-		if err := do(f); err != nil {
-			return err
-		}
-		message = message[f.size:]
-	}
-	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // slicesPath is where discovery.k8s.io/v1 serves the slices of namespace
@@ -35,7 +37,7 @@ func (x *exchange) rewritesSlices() bool {
 
 // serveSlices answers a read of slices with the synthetic one among them.
 func (x *exchange) serveSlices() {
-	e, ok := negotiate(x.r.Header.Get("Accept"), x.req.verb == "list")
+	e, ok := wire.Negotiate(x.r.Header.Get("Accept"), x.req.verb == "list")
 	if !ok {
 		writeStatus(x.w, notAcceptable())
 		return
@@ -72,7 +74,7 @@ func (x *exchange) ask(path string, query url.Values, accept string) *http.Respo
 // getSlice answers a get of the synthetic slice. It has no resourceVersion of
 // its own: it takes the one its collection has now, which also proves that the
 // caller's cluster is there.
-func (x *exchange) getSlice(e encoding) {
+func (x *exchange) getSlice(e wire.Encoding) {
 	version, ok := x.collectionVersion()
 	if !ok {
 		return
@@ -93,7 +95,7 @@ func (x *exchange) collectionVersion() (string, bool) {
 	if x.req.query.Get("resourceVersion") != "" {
 		query.Set("resourceVersion", x.req.query.Get("resourceVersion"))
 	}
-	response := x.ask(slicesPath, query, mediaJSON)
+	response := x.ask(slicesPath, query, wire.MediaJSON)
 	if response == nil {
 		return "", false
 	}
@@ -119,8 +121,8 @@ func (x *exchange) collectionVersion() (string, bool) {
 	return list.Metadata.ResourceVersion, true
 }
 
-func (x *exchange) listSlices(e encoding, matches bool) {
-	response := x.ask(x.req.path, x.req.query, e.accept(true))
+func (x *exchange) listSlices(e wire.Encoding, matches bool) {
+	response := x.ask(x.req.path, x.req.query, e.Accept(true))
 	if response == nil {
 		return
 	}
@@ -156,7 +158,7 @@ func (x *exchange) listSlices(e encoding, matches bool) {
 	x.write(e, response.Header, body)
 }
 
-func (x *exchange) watchSlices(e encoding, matches bool) {
+func (x *exchange) watchSlices(e wire.Encoding, matches bool) {
 	rewriter := watchRewriter{synthetic: x.hub.synthetic, encoding: e, matches: matches}
 	if matches {
 		rewriter.inject = injectionFor(x.req)
@@ -168,7 +170,7 @@ func (x *exchange) watchSlices(e encoding, matches bool) {
 		}
 		rewriter.firstVersion = version
 	}
-	response := x.ask(x.req.path, x.req.query, e.accept(false))
+	response := x.ask(x.req.path, x.req.query, e.Accept(false))
 	if response == nil {
 		return
 	}
@@ -215,12 +217,12 @@ func injectionFor(r request) injection {
 }
 
 // understandable refuses an answer the hub did not ask for.
-func understandable(e encoding, response *http.Response) error {
+func understandable(e wire.Encoding, response *http.Response) error {
 	if coding := response.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
 		return fmt.Errorf("it is encoded with %q", coding)
 	}
-	if ct := response.Header.Get("Content-Type"); !e.speaks(ct) {
-		return fmt.Errorf("it is %q, not %q", ct, e.media())
+	if ct := response.Header.Get("Content-Type"); !e.Speaks(ct) {
+		return fmt.Errorf("it is %q, not %q", ct, e.Media())
 	}
 	return nil
 }
@@ -238,9 +240,9 @@ func readBounded(response *http.Response) ([]byte, error) {
 }
 
 // write answers with a whole body.
-func (x *exchange) write(e encoding, from http.Header, body []byte) {
+func (x *exchange) write(e wire.Encoding, from http.Header, body []byte) {
 	h := x.answerHeader(from)
-	h.Set("Content-Type", e.media())
+	h.Set("Content-Type", e.Media())
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	if h.Get("Cache-Control") == "" {
 		h.Set("Cache-Control", "no-cache, private")

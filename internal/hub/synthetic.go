@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // The slice the hub synthesizes; the endpoint reconciler of an apiserver uses
@@ -24,9 +26,6 @@ const (
 	// sliceUID is constant, so that a restarted hub shows the same object.
 	sliceUID = "6b756265-726e-4574-8573-2d656467652d"
 )
-
-// protobufPrefix begins every Kubernetes object in protobuf.
-const protobufPrefix = "k8s\x00"
 
 // syntheticSlice makes the EndpointSlice default/kubernetes.
 type syntheticSlice struct{ slice discoveryv1.EndpointSlice }
@@ -96,23 +95,23 @@ type protobufObject interface {
 }
 
 // encode returns the slice as it stands alone: JSON, or protobuf in its envelope.
-func (s syntheticSlice) encode(e encoding, resourceVersion string) ([]byte, error) {
-	if !e.protobuf {
-		return json.Marshal(s.object(resourceVersion, e.partial))
+func (s syntheticSlice) encode(e wire.Encoding, resourceVersion string) ([]byte, error) {
+	if !e.Protobuf {
+		return json.Marshal(s.object(resourceVersion, e.Partial))
 	}
 	raw, err := s.encodeItem(e, resourceVersion)
 	if err != nil {
 		return nil, err
 	}
 	unknown := runtime.Unknown{Raw: raw}
-	unknown.APIVersion, unknown.Kind = s.object("", e.partial).GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
-	return envelope(&unknown)
+	unknown.APIVersion, unknown.Kind = s.object("", e.Partial).GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	return wire.Envelope(&unknown)
 }
 
 // encodeItem returns the slice as it stands in a list: JSON, or bare protobuf.
-func (s syntheticSlice) encodeItem(e encoding, resourceVersion string) ([]byte, error) {
-	object := s.object(resourceVersion, e.partial)
-	if e.protobuf {
+func (s syntheticSlice) encodeItem(e wire.Encoding, resourceVersion string) ([]byte, error) {
+	object := s.object(resourceVersion, e.Partial)
+	if e.Protobuf {
 		return object.Marshal()
 	}
 	if slice, ok := object.(*discoveryv1.EndpointSlice); ok {
@@ -120,15 +119,4 @@ func (s syntheticSlice) encodeItem(e encoding, resourceVersion string) ([]byte, 
 		slice.TypeMeta = metav1.TypeMeta{}
 	}
 	return json.Marshal(object)
-}
-
-// envelope marshals an object's envelope with its prefix.
-func envelope(unknown *runtime.Unknown) ([]byte, error) {
-	body := make([]byte, len(protobufPrefix)+unknown.Size())
-	n := copy(body, protobufPrefix)
-	written, err := unknown.MarshalTo(body[n:])
-	if err != nil {
-		return nil, fmt.Errorf("encode a %s: %w", unknown.Kind, err)
-	}
-	return body[:n+written], nil
 }

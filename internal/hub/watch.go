@@ -5,6 +5,8 @@ import (
 	"io"
 
 	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // injection is when a watch gets the synthetic slice as an ADDED event.
@@ -29,7 +31,7 @@ const (
 // Events about a stored default/kubernetes never pass: see convert.
 type watchRewriter struct {
 	synthetic syntheticSlice
-	encoding  encoding
+	encoding  wire.Encoding
 	inject    injection
 	// matches: the client's selectors show the synthetic slice.
 	matches bool
@@ -40,7 +42,7 @@ type watchRewriter struct {
 // run copies the stream until it ends; emit sends one or more whole events at
 // once. The error is nil when the apiserver ended the stream between events.
 func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error {
-	codec := newWatchCodec(wr.encoding, upstream)
+	codec := wire.NewWatchCodec(wr.encoding, upstream)
 	if wr.inject == injectFirst {
 		event, err := wr.event(codec, "ADDED", wr.firstVersion)
 		if err != nil {
@@ -53,26 +55,26 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 	// waiting: the initial events are not over.
 	waiting := wr.inject == injectLast
 	for {
-		frame, err := codec.read()
+		frame, err := codec.Read()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		event, err := codec.parse(frame)
+		event, err := codec.Parse(frame)
 		if err != nil {
 			return err
 		}
 		switch {
-		case waiting && event.endsInitialEvents():
+		case waiting && event.EndsInitialEvents():
 			waiting = false
-			added, err := wr.event(codec, "ADDED", event.meta.ResourceVersion)
+			added, err := wr.event(codec, "ADDED", event.Meta.ResourceVersion)
 			if err != nil {
 				return err
 			}
 			frame = append(added, frame...)
-		case event.kind != "ERROR" && event.meta.isKubernetes():
+		case event.Kind != "ERROR" && isKubernetes(event.Meta):
 			if frame, err = wr.convert(codec, event, waiting); err != nil {
 				return err
 			}
@@ -90,11 +92,11 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 // to it, by one that says what the client shall hold: the synthetic slice, at
 // the event's resourceVersion. Among initial events it is left out, because the
 // synthetic one is still to come, or was sent with a later version.
-func (wr *watchRewriter) convert(codec watchCodec, event watchEvent, waiting bool) ([]byte, error) {
-	if waiting || !wr.matches || wr.past(event.meta.ResourceVersion) {
+func (wr *watchRewriter) convert(codec wire.WatchCodec, event wire.Event, waiting bool) ([]byte, error) {
+	if waiting || !wr.matches || wr.past(event.Meta.ResourceVersion) {
 		return nil, nil
 	}
-	return wr.event(codec, "MODIFIED", event.meta.ResourceVersion)
+	return wr.event(codec, "MODIFIED", event.Meta.ResourceVersion)
 }
 
 // past says whether the slice was sent first with this version or a later one:
@@ -107,10 +109,10 @@ func (wr *watchRewriter) past(resourceVersion string) bool {
 	return err == nil && order <= 0
 }
 
-func (wr *watchRewriter) event(codec watchCodec, kind, resourceVersion string) ([]byte, error) {
+func (wr *watchRewriter) event(codec wire.WatchCodec, kind, resourceVersion string) ([]byte, error) {
 	object, err := wr.synthetic.encode(wr.encoding, resourceVersion)
 	if err != nil {
 		return nil, err
 	}
-	return codec.event(kind, object)
+	return codec.Frame(kind, object)
 }

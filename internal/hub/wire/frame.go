@@ -1,4 +1,4 @@
-package hub
+package wire
 
 import (
 	"bytes"
@@ -16,33 +16,38 @@ import (
 // 3 MiB, and JSON of it is not larger.
 const maxFrame = 16 << 20
 
+// frameBuffer is how much memory a frame's length alone takes. Watch events are
+// mostly smaller.
+const frameBuffer = 32 << 10
+
 // errFrameTooLarge: the stream is not one of watch events.
 var errFrameTooLarge = errors.New("a watch event is too large")
 
-// watchEvent is what rewriting needs to know of an event.
-type watchEvent struct {
-	kind string
-	meta objectMeta
+// Event is what rewriting needs to know of an event.
+type Event struct {
+	Kind string
+	Meta Meta
 }
 
-// endsInitialEvents: the bookmark that follows the last initial event.
-func (e watchEvent) endsInitialEvents() bool {
-	return e.kind == "BOOKMARK" && e.meta.Annotations[metav1.InitialEventsAnnotationKey] == "true"
+// EndsInitialEvents: the bookmark that follows the last initial event.
+func (e Event) EndsInitialEvents() bool {
+	return e.Kind == "BOOKMARK" && e.Meta.Annotations[metav1.InitialEventsAnnotationKey] == "true"
 }
 
-// watchCodec is one protocol of a watch stream.
-type watchCodec interface {
-	// read returns the next event as it came, framing included. io.EOF only
+// WatchCodec is one protocol of a watch stream.
+type WatchCodec interface {
+	// Read returns the next event as it came, framing included. io.EOF only
 	// between events.
-	read() ([]byte, error)
-	// parse understands an event that read returned.
-	parse(frame []byte) (watchEvent, error)
-	// event frames an event about an encoded object.
-	event(kind string, object []byte) ([]byte, error)
+	Read() ([]byte, error)
+	// Parse understands an event that Read returned.
+	Parse(frame []byte) (Event, error)
+	// Frame frames an event about an encoded object.
+	Frame(kind string, object []byte) ([]byte, error)
 }
 
-func newWatchCodec(e encoding, r io.Reader) watchCodec {
-	if e.protobuf {
+// NewWatchCodec reads and writes a stream of watch events.
+func NewWatchCodec(e Encoding, r io.Reader) WatchCodec {
+	if e.Protobuf {
 		return &protobufFrames{r: r}
 	}
 	bounded := &boundedReader{r: r}
@@ -54,7 +59,7 @@ type protobufFrames struct{ r io.Reader }
 
 const frameHeader = 4
 
-func (p *protobufFrames) read() ([]byte, error) {
+func (p *protobufFrames) Read() ([]byte, error) {
 	var header [frameHeader]byte
 	if _, err := io.ReadFull(p.r, header[:]); err != nil {
 		return nil, err
@@ -65,7 +70,7 @@ func (p *protobufFrames) read() ([]byte, error) {
 	}
 	// Grown as bytes come, so that a length alone takes no memory.
 	var frame bytes.Buffer
-	frame.Grow(frameHeader + min(int(size), copyBuffer))
+	frame.Grow(frameHeader + min(int(size), frameBuffer))
 	frame.Write(header[:])
 	if _, err := io.CopyN(&frame, p.r, int64(size)); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -76,18 +81,18 @@ func (p *protobufFrames) read() ([]byte, error) {
 	return frame.Bytes(), nil
 }
 
-func (p *protobufFrames) parse(frame []byte) (watchEvent, error) {
-	var event watchEvent
+func (p *protobufFrames) Parse(frame []byte) (Event, error) {
+	var event Event
 	var object []byte
 	// WatchEvent{type = 1, object = 2}, and object is RawExtension{raw = 1}.
-	err := eachField(frame[frameHeader:], func(f protoField) error {
-		switch f.number {
+	err := EachField(frame[frameHeader:], func(f Field) error {
+		switch f.Number {
 		case 1:
-			event.kind = string(f.bytes)
+			event.Kind = string(f.Bytes)
 		case 2:
-			return eachField(f.bytes, func(f protoField) error {
-				if f.number == 1 {
-					object = f.bytes
+			return EachField(f.Bytes, func(f Field) error {
+				if f.Number == 1 {
+					object = f.Bytes
 				}
 				return nil
 			})
@@ -97,23 +102,23 @@ func (p *protobufFrames) parse(frame []byte) (watchEvent, error) {
 	if err != nil {
 		return event, fmt.Errorf("decode a watch event: %w", err)
 	}
-	if event.kind == "" {
+	if event.Kind == "" {
 		return event, errors.New("decode a watch event: it has no type")
 	}
-	if event.kind == "ERROR" {
+	if event.Kind == "ERROR" {
 		return event, nil
 	}
-	unknown, err := parseEnvelope(object)
+	unknown, err := ParseEnvelope(object)
 	if err != nil {
 		return event, fmt.Errorf("decode a watch event: %w", err)
 	}
-	if event.meta, err = protobufMeta(unknown.Raw); err != nil {
+	if event.Meta, err = ProtobufMeta(unknown.Raw); err != nil {
 		return event, fmt.Errorf("decode a watch event: %w", err)
 	}
 	return event, nil
 }
 
-func (p *protobufFrames) event(kind string, object []byte) ([]byte, error) {
+func (p *protobufFrames) Frame(kind string, object []byte) ([]byte, error) {
 	message, err := (&metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: object}}).Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encode a watch event: %w", err)
@@ -128,7 +133,7 @@ type jsonFrames struct {
 	decoder *json.Decoder
 }
 
-func (j *jsonFrames) read() ([]byte, error) {
+func (j *jsonFrames) Read() ([]byte, error) {
 	j.r.left = maxFrame
 	var object json.RawMessage
 	if err := j.decoder.Decode(&object); err != nil {
@@ -137,28 +142,28 @@ func (j *jsonFrames) read() ([]byte, error) {
 	return append(object, '\n'), nil
 }
 
-func (j *jsonFrames) parse(frame []byte) (watchEvent, error) {
+func (j *jsonFrames) Parse(frame []byte) (Event, error) {
 	var event struct {
 		Type   string          `json:"type"`
 		Object json.RawMessage `json:"object"`
 	}
 	if err := json.Unmarshal(frame, &event); err != nil {
-		return watchEvent{}, fmt.Errorf("decode a watch event: %w", err)
+		return Event{}, fmt.Errorf("decode a watch event: %w", err)
 	}
 	if event.Type == "" {
-		return watchEvent{}, errors.New("decode a watch event: it has no type")
+		return Event{}, errors.New("decode a watch event: it has no type")
 	}
 	if event.Type == "ERROR" {
-		return watchEvent{kind: event.Type}, nil
+		return Event{Kind: event.Type}, nil
 	}
-	meta, err := jsonMeta(event.Object)
+	meta, err := JSONMeta(event.Object)
 	if err != nil {
-		return watchEvent{}, fmt.Errorf("decode the object of a watch event: %w", err)
+		return Event{}, fmt.Errorf("decode the object of a watch event: %w", err)
 	}
-	return watchEvent{kind: event.Type, meta: meta}, nil
+	return Event{Kind: event.Type, Meta: meta}, nil
 }
 
-func (j *jsonFrames) event(kind string, object []byte) ([]byte, error) {
+func (j *jsonFrames) Frame(kind string, object []byte) ([]byte, error) {
 	frame, err := json.Marshal(metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: object}})
 	if err != nil {
 		return nil, fmt.Errorf("encode a watch event: %w", err)
