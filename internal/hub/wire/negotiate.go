@@ -55,7 +55,11 @@ func PartialKind(list bool) string {
 // Negotiate chooses what the caller likes best of what the hub can rewrite.
 // Tables are left out: kubectl then gets plain objects, which it lists by name
 // and age. Without an Accept header it is JSON, as with an apiserver.
-func Negotiate(accept string, list bool) (Encoding, bool) {
+func Negotiate(accept string, list bool) (Encoding, bool) { return NegotiateOf(accept, list, true) }
+
+// NegotiateOf is Negotiate where the objects have no protobuf form (those of
+// CustomResourceDefinitions) unless protobuf says so. Metadata alone always has.
+func NegotiateOf(accept string, list, protobuf bool) (Encoding, bool) {
 	if strings.TrimSpace(accept) == "" {
 		return Encoding{}, true
 	}
@@ -88,6 +92,9 @@ func Negotiate(accept string, list bool) (Encoding, bool) {
 			if c.quality, err = strconv.ParseFloat(q, 64); err != nil || c.quality <= 0 {
 				continue
 			}
+		}
+		if c.encoding.Protobuf && !c.encoding.Partial && !protobuf {
+			continue
 		}
 		choices = append(choices, c)
 	}

@@ -22,6 +22,7 @@ const (
 	fieldName            = 1 // in ObjectMeta
 	fieldNamespace       = 3
 	fieldResourceVersion = 6
+	fieldLabels          = 11
 	fieldAnnotations     = 12
 )
 
@@ -60,6 +61,7 @@ type Meta struct {
 	Namespace       string            `json:"namespace"`
 	Name            string            `json:"name"`
 	ResourceVersion string            `json:"resourceVersion"`
+	Labels          map[string]string `json:"labels"`
 	Annotations     map[string]string `json:"annotations"`
 }
 
@@ -87,28 +89,34 @@ func ProtobufMeta(object []byte) (Meta, error) {
 				meta.Namespace = string(f.Bytes)
 			case fieldResourceVersion:
 				meta.ResourceVersion = string(f.Bytes)
+			case fieldLabels:
+				return addEntry(&meta.Labels, f.Bytes)
 			case fieldAnnotations:
-				// A map is repeated entries of {key = 1, value = 2}.
-				var key, value string
-				err := EachField(f.Bytes, func(f Field) error {
-					switch f.Number {
-					case 1:
-						key = string(f.Bytes)
-					case 2:
-						value = string(f.Bytes)
-					}
-					return nil
-				})
-				if meta.Annotations == nil {
-					meta.Annotations = map[string]string{}
-				}
-				meta.Annotations[key] = value
-				return err
+				return addEntry(&meta.Annotations, f.Bytes)
 			}
 			return nil
 		})
 	})
 	return meta, err
+}
+
+// addEntry adds an entry of a map, which is a message {key = 1, value = 2}.
+func addEntry(to *map[string]string, entry []byte) error {
+	var key, value string
+	err := EachField(entry, func(f Field) error {
+		switch f.Number {
+		case 1:
+			key = string(f.Bytes)
+		case 2:
+			value = string(f.Bytes)
+		}
+		return nil
+	})
+	if *to == nil {
+		*to = map[string]string{}
+	}
+	(*to)[key] = value
+	return err
 }
 
 // Field is one field of a message.

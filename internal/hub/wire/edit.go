@@ -1,0 +1,156 @@
+package wire
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// errNoMetadata: what was given is no object of the API.
+var errNoMetadata = errors.New("an object without metadata")
+
+// Metadata returns the bytes of an object's ObjectMeta, from its bare message.
+func Metadata(message []byte) ([]byte, error) {
+	var metadata []byte
+	err := EachField(message, func(f Field) error {
+		if f.Number == fieldObjectMetadata && f.Bytes != nil {
+			metadata = f.Bytes
+		}
+		return nil
+	})
+	if err == nil && metadata == nil {
+		err = errNoMetadata
+	}
+	return metadata, err
+}
+
+// WithResourceVersion returns a copy of a bare message with another
+// resourceVersion in its metadata.
+func WithResourceVersion(message []byte, version string) ([]byte, error) {
+	out := make([]byte, 0, len(message)+len(version)+8)
+	found, rest := false, message
+	err := EachField(message, func(f Field) error {
+		field := rest[:f.Size]
+		rest = rest[f.Size:]
+		if f.Number != fieldObjectMetadata || f.Bytes == nil {
+			out = append(out, field...)
+			return nil
+		}
+		found = true
+		metadata, err := setString(f.Bytes, fieldResourceVersion, version)
+		if err != nil {
+			return err
+		}
+		out = AppendBytesField(out, fieldObjectMetadata, metadata)
+		return nil
+	})
+	if err == nil && !found {
+		err = errNoMetadata
+	}
+	if err != nil {
+		return nil, fmt.Errorf("set a resourceVersion: %w", err)
+	}
+	return out, nil
+}
+
+// setString returns a copy of a message with one of its string fields replaced,
+// or added.
+func setString(message []byte, number protowire.Number, value string) ([]byte, error) {
+	out := make([]byte, 0, len(message)+len(value)+4)
+	rest := message
+	err := EachField(message, func(f Field) error {
+		if f.Number != number {
+			out = append(out, rest[:f.Size]...)
+		}
+		rest = rest[f.Size:]
+		return nil
+	})
+	return AppendBytesField(out, number, []byte(value)), err
+}
+
+// JSONWithResourceVersion is WithResourceVersion of an object in JSON.
+func JSONWithResourceVersion(object []byte, version string) ([]byte, error) {
+	var whole map[string]json.RawMessage
+	if err := json.Unmarshal(object, &whole); err != nil {
+		return nil, fmt.Errorf("set a resourceVersion: %w", err)
+	}
+	var metadata map[string]json.RawMessage
+	if err := json.Unmarshal(whole["metadata"], &metadata); err != nil || metadata == nil {
+		return nil, fmt.Errorf("set a resourceVersion: %w", errNoMetadata)
+	}
+	var err error
+	if metadata["resourceVersion"], err = marshalJSON(version); err != nil {
+		return nil, err
+	}
+	if whole["metadata"], err = marshalJSON(metadata); err != nil {
+		return nil, err
+	}
+	return marshalJSON(whole)
+}
+
+// marshalJSON is json.Marshal without the escaping of HTML inside of strings.
+func marshalJSON(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+}
+
+// AppendBytesField appends a length-delimited field.
+func AppendBytesField(to []byte, number protowire.Number, value []byte) []byte {
+	to = protowire.AppendTag(to, number, protowire.BytesType)
+	return protowire.AppendBytes(to, value)
+}
+
+// SizeBytesField is how many bytes AppendBytesField appends.
+func SizeBytesField(number protowire.Number, size int) int {
+	return protowire.SizeTag(number) + protowire.SizeBytes(size)
+}
+
+// At returns the value of a string field, or of a boolean as "true" and "false",
+// at a path of field numbers; absent fields are "" and "false". Of repeated
+// fields the last counts.
+func At(message []byte, boolean bool, path ...protowire.Number) (string, error) {
+	value := ""
+	if boolean {
+		value = "false"
+	}
+	for len(message) > 0 {
+		number, kind, n := protowire.ConsumeTag(message)
+		if n < 0 {
+			return "", protowire.ParseError(n)
+		}
+		m := protowire.ConsumeFieldValue(number, kind, message[n:])
+		if m < 0 {
+			return "", protowire.ParseError(m)
+		}
+		field := message[n : n+m]
+		message = message[n+m:]
+		if number != path[0] {
+			continue
+		}
+		switch {
+		case kind == protowire.BytesType:
+			inner, _ := protowire.ConsumeBytes(field)
+			if len(path) == 1 {
+				value = string(inner)
+				continue
+			}
+			var err error
+			if value, err = At(inner, boolean, path[1:]...); err != nil {
+				return "", err
+			}
+		case kind == protowire.VarintType && boolean && len(path) == 1:
+			if v, _ := protowire.ConsumeVarint(field); v != 0 {
+				value = "true"
+			}
+		}
+	}
+	return value, nil
+}
