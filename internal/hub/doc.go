@@ -28,9 +28,9 @@
 //	upstream.go     one HTTP/2 transport an identity
 //	forward.go      streaming a request through
 //	slices.go       requests for EndpointSlices: which are rewritten and how
-//	synthetic.go    the slice itself;  in which encoding: package wire
+//	synthetic.go    the slice itself;  in which encoding: package codec
 //	list.go, watch.go        rewriting of lists and watch streams
-//	passthrough.go  ServePods;  wire/ how objects look as bytes
+//	passthrough.go  ServePods;  codec/ how objects look as bytes
 //
 // # Resource versions of the synthetic slice
 //

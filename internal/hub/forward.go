@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 const (
@@ -70,7 +72,7 @@ func (x *exchange) readBody() ([]byte, bool) {
 		return nil, true
 	}
 	if x.r.ContentLength > maxRequestBody {
-		writeStatus(x.w, tooLarge())
+		codec.WriteStatus(x.w, tooLarge())
 		return nil, false
 	}
 	control := http.NewResponseController(x.w)
@@ -82,9 +84,9 @@ func (x *exchange) readBody() ([]byte, bool) {
 	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, maxRequestBody))
 	if err != nil {
 		if _, large := errors.AsType[*http.MaxBytesError](err); large {
-			writeStatus(x.w, tooLarge())
+			codec.WriteStatus(x.w, tooLarge())
 		} else {
-			writeStatus(x.w, badRequest("the request's body did not arrive: "+err.Error()))
+			codec.WriteStatus(x.w, badRequest("the request's body did not arrive: "+err.Error()))
 		}
 		return nil, false
 	}
@@ -146,10 +148,10 @@ func (x *exchange) fail(err error) {
 	}
 	x.hub.log.Debug("the apiserver cannot be reached", "caller", x.caller, "method", x.req.method, "path", x.req.path, "error", err)
 	if f, ok := errors.AsType[*failure](err); ok && f.sent && !x.req.reads() && x.req.isResource() {
-		writeStatus(x.w, unknownOutcome(err.Error()))
+		codec.WriteStatus(x.w, unknownOutcome(err.Error()))
 		return
 	}
-	writeStatus(x.w, unavailable(err.Error()))
+	codec.WriteStatus(x.w, unavailable(err.Error()))
 }
 
 // answerHeader copies an answer's headers to the caller.

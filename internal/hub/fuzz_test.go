@@ -12,7 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 // sample is an apiserver's watch stream with everything that occurs in one.
@@ -45,7 +45,7 @@ func sample(media string) []byte {
 // fuzzWatch: no stream makes the rewriter panic, and what it emits is a stream
 // of whole events it understands itself, none about the stored slice.
 func fuzzWatch(f *testing.F, protobuf bool) {
-	e := wire.Encoding{Protobuf: protobuf}
+	e := codec.Encoding{Protobuf: protobuf}
 	whole := sample(e.Media())
 	f.Add(whole, byte(injectLast))
 	f.Add(whole, byte(injectFirst))
@@ -62,16 +62,16 @@ func fuzzWatch(f *testing.F, protobuf bool) {
 			out.Write(b)
 			return nil
 		})
-		codec := wire.NewWatchCodec(e, &out)
+		frames := codec.NewWatchCodec(e, &out)
 		for {
-			frame, err := codec.Read()
+			frame, err := frames.Read()
 			if err == io.EOF {
 				return
 			}
 			if err != nil {
 				t.Fatalf("emitted a broken stream: %v", err)
 			}
-			event, err := codec.Parse(frame)
+			event, err := frames.Parse(frame)
 			if err != nil {
 				t.Fatalf("emitted an event that is none: %v", err)
 			}
@@ -95,12 +95,12 @@ func FuzzRewriteList(f *testing.F) {
 			{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}},
 		},
 	}
-	f.Add(api.encode(wire.MediaProtobuf, list), true)
-	f.Add(api.encode(wire.MediaJSON, list), false)
+	f.Add(api.encode(codec.MediaProtobuf, list), true)
+	f.Add(api.encode(codec.MediaJSON, list), false)
 	f.Add([]byte("k8s\x00"), true)
 	f.Add([]byte(`{"kind":"List","metadata":{},"items":[{}]}`), false)
 	f.Fuzz(func(t *testing.T, body []byte, protobuf bool) {
-		e := wire.Encoding{Protobuf: protobuf}
+		e := codec.Encoding{Protobuf: protobuf}
 		s := newSyntheticSlice(wantEndpoint)
 		once, err := s.rewriteList(e, body, true)
 		if err != nil {
@@ -171,8 +171,8 @@ func FuzzNegotiate(f *testing.F) {
 	f.Add(kubectlAccept, true)
 	f.Add("application/vnd.kubernetes.protobuf;q=0.3,*/*", false)
 	f.Fuzz(func(t *testing.T, accept string, list bool) {
-		e, ok := wire.Negotiate(accept, list)
-		if again, ok2 := wire.Negotiate(e.Accept(list), list); ok && (!ok2 || again != e) {
+		e, ok := codec.Negotiate(accept, list)
+		if again, ok2 := codec.Negotiate(e.Accept(list), list); ok && (!ok2 || again != e) {
 			t.Fatalf("%q: chose %q, which is not acceptable to itself", accept, e.Accept(list))
 		}
 	})

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"k8s.io/utils/clock"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 const (
@@ -188,12 +190,12 @@ func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Con
 	caller, err := h.authenticate(r)
 	if err != nil {
 		h.log.Debug("refused a caller", "remote", r.RemoteAddr, "error", err)
-		writeStatus(w, unauthorized())
+		codec.WriteStatus(w, unauthorized())
 		return
 	}
 	req, err := parseRequest(r.Method, r.URL)
 	if err != nil {
-		writeStatus(w, badRequest(err.Error()))
+		codec.WriteStatus(w, badRequest(err.Error()))
 		return
 	}
 	as, err := authorize(caller, req)
@@ -202,7 +204,7 @@ func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Con
 	}
 	if err != nil {
 		h.log.Warn("forbade a request", "caller", caller, "method", r.Method, "path", req.path, "error", err)
-		writeStatus(w, forbidden(req, err.Error()))
+		codec.WriteStatus(w, forbidden(req, err.Error()))
 		return
 	}
 	if req.streams() {

@@ -9,7 +9,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 // errNotList: an answer of another kind, such as a Status.
@@ -17,14 +17,14 @@ var errNotList = errors.New("not a list")
 
 // rewriteList leaves a stored default/kubernetes out of a list and, where add is
 // true, puts the synthetic slice in with the list's resourceVersion.
-func (s syntheticSlice) rewriteList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
+func (s syntheticSlice) rewriteList(e codec.Encoding, body []byte, add bool) ([]byte, error) {
 	if e.Protobuf {
 		return s.rewriteProtobufList(e, body, add)
 	}
 	return s.rewriteJSONList(e, body, add)
 }
 
-func (s syntheticSlice) rewriteJSONList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
+func (s syntheticSlice) rewriteJSONList(e codec.Encoding, body []byte, add bool) ([]byte, error) {
 	var list struct {
 		Kind       string            `json:"kind"`
 		APIVersion string            `json:"apiVersion"`
@@ -48,7 +48,7 @@ func (s syntheticSlice) rewriteJSONList(e wire.Encoding, body []byte, add bool) 
 	}
 	items := make([]json.RawMessage, 0, len(list.Items)+1)
 	for i, item := range list.Items {
-		meta, err := wire.JSONMeta(item)
+		meta, err := codec.JSONMeta(item)
 		if err != nil {
 			return nil, fmt.Errorf("decode item %d of a list: %w", i, err)
 		}
@@ -74,8 +74,8 @@ func (s syntheticSlice) rewriteJSONList(e wire.Encoding, body []byte, add bool) 
 	return out.Bytes(), nil
 }
 
-func (s syntheticSlice) rewriteProtobufList(e wire.Encoding, body []byte, add bool) ([]byte, error) {
-	unknown, err := wire.ParseEnvelope(body)
+func (s syntheticSlice) rewriteProtobufList(e codec.Encoding, body []byte, add bool) ([]byte, error) {
+	unknown, err := codec.ParseEnvelope(body)
 	if err != nil {
 		return nil, fmt.Errorf("decode a list: %w", err)
 	}
@@ -86,19 +86,19 @@ func (s syntheticSlice) rewriteProtobufList(e wire.Encoding, body []byte, add bo
 	out := make([]byte, 0, len(unknown.Raw)+512)
 	// from is where the bytes begin that are to be kept and not yet copied.
 	from, at := 0, 0
-	err = wire.EachField(unknown.Raw, func(f wire.Field) error {
+	err = codec.EachField(unknown.Raw, func(f codec.Field) error {
 		begin := at
 		at += f.Size
 		switch {
-		case f.Number == wire.FieldListMetadata && f.Bytes != nil:
-			return wire.EachField(f.Bytes, func(f wire.Field) error {
-				if f.Number == wire.FieldListResourceVersion {
+		case f.Number == codec.FieldListMetadata && f.Bytes != nil:
+			return codec.EachField(f.Bytes, func(f codec.Field) error {
+				if f.Number == codec.FieldListResourceVersion {
 					resourceVersion = string(f.Bytes)
 				}
 				return nil
 			})
-		case f.Number == wire.FieldListItems && f.Bytes != nil:
-			meta, err := wire.ProtobufMeta(f.Bytes)
+		case f.Number == codec.FieldListItems && f.Bytes != nil:
+			meta, err := codec.ProtobufMeta(f.Bytes)
 			if err != nil {
 				return fmt.Errorf("an item: %w", err)
 			}
@@ -118,14 +118,14 @@ func (s syntheticSlice) rewriteProtobufList(e wire.Encoding, body []byte, add bo
 		if err != nil {
 			return nil, err
 		}
-		out = protowire.AppendTag(out, wire.FieldListItems, protowire.BytesType)
+		out = protowire.AppendTag(out, codec.FieldListItems, protowire.BytesType)
 		out = protowire.AppendBytes(out, item)
 	}
 	unknown.Raw = out
-	return wire.Envelope(unknown)
+	return codec.Envelope(unknown)
 }
 
 // isKubernetes: a stored slice that the synthetic one stands for.
-func isKubernetes(m wire.Meta) bool {
+func isKubernetes(m codec.Meta) bool {
 	return m.Namespace == sliceNamespace && m.Name == sliceName
 }

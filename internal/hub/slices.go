@@ -9,7 +9,7 @@ import (
 	"net/url"
 	"strconv"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 // slicesPath is where discovery.k8s.io/v1 serves the slices of namespace
@@ -37,14 +37,14 @@ func (x *exchange) rewritesSlices() bool {
 
 // serveSlices answers a read of slices with the synthetic one among them.
 func (x *exchange) serveSlices() {
-	e, ok := wire.Negotiate(x.r.Header.Get("Accept"), x.req.verb == "list")
+	e, ok := codec.Negotiate(x.r.Header.Get("Accept"), x.req.verb == "list")
 	if !ok {
-		writeStatus(x.w, notAcceptable())
+		codec.WriteStatus(x.w, notAcceptable())
 		return
 	}
 	matches, err := x.hub.synthetic.matches(x.req.query.Get("labelSelector"), x.req.query.Get("fieldSelector"))
 	if err != nil {
-		writeStatus(x.w, badRequest(err.Error()))
+		codec.WriteStatus(x.w, badRequest(err.Error()))
 		return
 	}
 	switch x.req.verb {
@@ -74,14 +74,14 @@ func (x *exchange) ask(path string, query url.Values, accept string) *http.Respo
 // getSlice answers a get of the synthetic slice. It has no resourceVersion of
 // its own: it takes the one its collection has now, which also proves that the
 // caller's cluster is there.
-func (x *exchange) getSlice(e wire.Encoding) {
+func (x *exchange) getSlice(e codec.Encoding) {
 	version, ok := x.collectionVersion()
 	if !ok {
 		return
 	}
 	body, err := x.hub.synthetic.encode(e, version)
 	if err != nil {
-		writeStatus(x.w, misunderstood(err.Error()))
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
 	}
 	x.write(e, http.Header{}, body)
@@ -95,7 +95,7 @@ func (x *exchange) collectionVersion() (string, bool) {
 	if x.req.query.Get("resourceVersion") != "" {
 		query.Set("resourceVersion", x.req.query.Get("resourceVersion"))
 	}
-	response := x.ask(slicesPath, query, wire.MediaJSON)
+	response := x.ask(slicesPath, query, codec.MediaJSON)
 	if response == nil {
 		return "", false
 	}
@@ -115,13 +115,13 @@ func (x *exchange) collectionVersion() (string, bool) {
 		} `json:"metadata"`
 	}
 	if err := json.Unmarshal(body, &list); err != nil || list.Metadata.ResourceVersion == "" {
-		writeStatus(x.w, misunderstood(fmt.Sprintf("a list without resourceVersion (%v)", err)))
+		codec.WriteStatus(x.w, misunderstood(fmt.Sprintf("a list without resourceVersion (%v)", err)))
 		return "", false
 	}
 	return list.Metadata.ResourceVersion, true
 }
 
-func (x *exchange) listSlices(e wire.Encoding, matches bool) {
+func (x *exchange) listSlices(e codec.Encoding, matches bool) {
 	response := x.ask(x.req.path, x.req.query, e.Accept(true))
 	if response == nil {
 		return
@@ -132,13 +132,13 @@ func (x *exchange) listSlices(e wire.Encoding, matches bool) {
 		return
 	}
 	if err := understandable(e, response); err != nil {
-		writeStatus(x.w, misunderstood(err.Error()))
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
 	}
 	body, err := readBounded(response)
 	if errors.Is(err, errListTooLarge) {
 		x.hub.log.Error("rewrite a list of endpoint slices", "caller", x.caller, "error", err)
-		writeStatus(x.w, misunderstood(err.Error()))
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
 	}
 	if err != nil {
@@ -152,13 +152,13 @@ func (x *exchange) listSlices(e wire.Encoding, matches bool) {
 	body, err = x.hub.synthetic.rewriteList(e, body, add)
 	if err != nil {
 		x.hub.log.Error("rewrite a list of endpoint slices", "caller", x.caller, "error", err)
-		writeStatus(x.w, misunderstood(err.Error()))
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
 	}
 	x.write(e, response.Header, body)
 }
 
-func (x *exchange) watchSlices(e wire.Encoding, matches bool) {
+func (x *exchange) watchSlices(e codec.Encoding, matches bool) {
 	rewriter := watchRewriter{synthetic: x.hub.synthetic, encoding: e, matches: matches}
 	if matches {
 		rewriter.inject = injectionFor(x.req)
@@ -180,7 +180,7 @@ func (x *exchange) watchSlices(e wire.Encoding, matches bool) {
 		return
 	}
 	if err := understandable(e, response); err != nil {
-		writeStatus(x.w, misunderstood(err.Error()))
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
 	}
 	x.answerHeader(response.Header).Del("Content-Length")
@@ -217,7 +217,7 @@ func injectionFor(r request) injection {
 }
 
 // understandable refuses an answer the hub did not ask for.
-func understandable(e wire.Encoding, response *http.Response) error {
+func understandable(e codec.Encoding, response *http.Response) error {
 	if coding := response.Header.Get("Content-Encoding"); coding != "" && coding != "identity" {
 		return fmt.Errorf("it is encoded with %q", coding)
 	}
@@ -240,7 +240,7 @@ func readBounded(response *http.Response) ([]byte, error) {
 }
 
 // write answers with a whole body.
-func (x *exchange) write(e wire.Encoding, from http.Header, body []byte) {
+func (x *exchange) write(e codec.Encoding, from http.Header, body []byte) {
 	h := x.answerHeader(from)
 	h.Set("Content-Type", e.Media())
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -1,9 +1,7 @@
 package hub
 
 import (
-	"encoding/json"
 	"net/http"
-	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -64,24 +62,4 @@ func unknownOutcome(message string) metav1.Status {
 // misunderstood: the apiserver answered something the hub cannot rewrite.
 func misunderstood(message string) metav1.Status {
 	return newStatus(http.StatusInternalServerError, metav1.StatusReasonInternalError, "the hub cannot use the apiserver's answer: "+message)
-}
-
-// writeStatus answers with a Status, in JSON: every client of the API reads it
-// by its Content-Type, whatever it asked for.
-func writeStatus(w http.ResponseWriter, s metav1.Status) {
-	body, err := json.Marshal(s)
-	if err != nil {
-		// A Status of strings and numbers always encodes.
-		panic(err)
-	}
-	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-cache, private")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	if s.Details != nil && s.Details.RetryAfterSeconds > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(s.Details.RetryAfterSeconds)))
-	}
-	w.WriteHeader(int(s.Code))
-	// A caller that is gone needs no answer.
-	_, _ = w.Write(body)
 }

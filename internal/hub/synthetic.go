@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 // The slice the hub synthesizes; the endpoint reconciler of an apiserver uses
@@ -95,7 +95,7 @@ type protobufObject interface {
 }
 
 // encode returns the slice as it stands alone: JSON, or protobuf in its envelope.
-func (s syntheticSlice) encode(e wire.Encoding, resourceVersion string) ([]byte, error) {
+func (s syntheticSlice) encode(e codec.Encoding, resourceVersion string) ([]byte, error) {
 	if !e.Protobuf {
 		return json.Marshal(s.object(resourceVersion, e.Partial))
 	}
@@ -105,11 +105,11 @@ func (s syntheticSlice) encode(e wire.Encoding, resourceVersion string) ([]byte,
 	}
 	unknown := runtime.Unknown{Raw: raw}
 	unknown.APIVersion, unknown.Kind = s.object("", e.Partial).GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
-	return wire.Envelope(&unknown)
+	return codec.Envelope(&unknown)
 }
 
 // encodeItem returns the slice as it stands in a list: JSON, or bare protobuf.
-func (s syntheticSlice) encodeItem(e wire.Encoding, resourceVersion string) ([]byte, error) {
+func (s syntheticSlice) encodeItem(e codec.Encoding, resourceVersion string) ([]byte, error) {
 	object := s.object(resourceVersion, e.Partial)
 	if e.Protobuf {
 		return object.Marshal()

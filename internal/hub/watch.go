@@ -6,7 +6,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 )
 
 // injection is when a watch gets the synthetic slice as an ADDED event.
@@ -31,7 +31,7 @@ const (
 // Events about a stored default/kubernetes never pass: see convert.
 type watchRewriter struct {
 	synthetic syntheticSlice
-	encoding  wire.Encoding
+	encoding  codec.Encoding
 	inject    injection
 	// matches: the client's selectors show the synthetic slice.
 	matches bool
@@ -42,9 +42,9 @@ type watchRewriter struct {
 // run copies the stream until it ends; emit sends one or more whole events at
 // once. The error is nil when the apiserver ended the stream between events.
 func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error {
-	codec := wire.NewWatchCodec(wr.encoding, upstream)
+	frames := codec.NewWatchCodec(wr.encoding, upstream)
 	if wr.inject == injectFirst {
-		event, err := wr.event(codec, "ADDED", wr.firstVersion)
+		event, err := wr.event(frames, "ADDED", wr.firstVersion)
 		if err != nil {
 			return err
 		}
@@ -55,27 +55,27 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 	// waiting: the initial events are not over.
 	waiting := wr.inject == injectLast
 	for {
-		frame, err := codec.Read()
+		frame, err := frames.Read()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		event, err := codec.Parse(frame)
+		event, err := frames.Parse(frame)
 		if err != nil {
 			return err
 		}
 		switch {
 		case waiting && event.EndsInitialEvents():
 			waiting = false
-			added, err := wr.event(codec, "ADDED", event.Meta.ResourceVersion)
+			added, err := wr.event(frames, "ADDED", event.Meta.ResourceVersion)
 			if err != nil {
 				return err
 			}
 			frame = append(added, frame...)
 		case event.Kind != "ERROR" && isKubernetes(event.Meta):
-			if frame, err = wr.convert(codec, event, waiting); err != nil {
+			if frame, err = wr.convert(frames, event, waiting); err != nil {
 				return err
 			}
 		}
@@ -92,11 +92,11 @@ func (wr *watchRewriter) run(upstream io.Reader, emit func([]byte) error) error 
 // to it, by one that says what the client shall hold: the synthetic slice, at
 // the event's resourceVersion. Among initial events it is left out, because the
 // synthetic one is still to come, or was sent with a later version.
-func (wr *watchRewriter) convert(codec wire.WatchCodec, event wire.Event, waiting bool) ([]byte, error) {
+func (wr *watchRewriter) convert(frames codec.WatchCodec, event codec.Event, waiting bool) ([]byte, error) {
 	if waiting || !wr.matches || wr.past(event.Meta.ResourceVersion) {
 		return nil, nil
 	}
-	return wr.event(codec, "MODIFIED", event.Meta.ResourceVersion)
+	return wr.event(frames, "MODIFIED", event.Meta.ResourceVersion)
 }
 
 // past says whether the slice was sent first with this version or a later one:
@@ -109,10 +109,10 @@ func (wr *watchRewriter) past(resourceVersion string) bool {
 	return err == nil && order <= 0
 }
 
-func (wr *watchRewriter) event(codec wire.WatchCodec, kind, resourceVersion string) ([]byte, error) {
+func (wr *watchRewriter) event(frames codec.WatchCodec, kind, resourceVersion string) ([]byte, error) {
 	object, err := wr.synthetic.encode(wr.encoding, resourceVersion)
 	if err != nil {
 		return nil, err
 	}
-	return codec.Frame(kind, object)
+	return frames.Frame(kind, object)
 }

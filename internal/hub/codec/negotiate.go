@@ -1,4 +1,4 @@
-package wire
+package codec
 
 import (
 	"mime"
@@ -13,7 +13,7 @@ const (
 	MediaProtobuf = "application/vnd.kubernetes.protobuf"
 )
 
-// Encoding is how objects of an answer look on the wire.
+// Encoding is how objects of an answer look on the codec.
 type Encoding struct {
 	Protobuf bool
 	// Partial: as PartialObjectMetadata of meta.k8s.io/v1.

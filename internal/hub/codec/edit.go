@@ -1,4 +1,4 @@
-package wire
+package codec
 
 import (
 	"bytes"
@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
+	"k8s.io/apimachinery/pkg/runtime"
 )
 
 // errNoMetadata: what was given is no object of the API.
@@ -153,4 +154,26 @@ func At(message []byte, boolean bool, path ...protowire.Number) (string, error) 
 		}
 	}
 	return value, nil
+}
+
+// AppendBytesHeader appends what stands before a length-delimited field's value.
+func AppendBytesHeader(to []byte, number protowire.Number, size int) []byte {
+	to = protowire.AppendTag(to, number, protowire.BytesType)
+	return protowire.AppendVarint(to, uint64(size))
+}
+
+// EnvelopeAround returns what stands before and after the size bytes of an
+// object's message in its envelope, so that a long one can be written in pieces.
+func EnvelopeAround(kind runtime.TypeMeta, size int) (before, after []byte, err error) {
+	encoded, err := kind.Marshal()
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode a %s: %w", kind.Kind, err)
+	}
+	before = append(before, ProtobufPrefix...)
+	before = AppendBytesField(before, fieldUnknownType, encoded)
+	before = AppendBytesHeader(before, fieldUnknownRaw, size)
+	// An apiserver writes the two empty strings too.
+	after = AppendBytesField(nil, fieldUnknownEncoding, nil)
+	after = AppendBytesField(after, fieldUnknownContentType, nil)
+	return before, after, nil
 }

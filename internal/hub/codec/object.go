@@ -1,4 +1,4 @@
-package wire
+package codec
 
 import (
 	"bytes"
@@ -17,6 +17,11 @@ const (
 	FieldListMetadata        = 1
 	FieldListItems           = 2
 	FieldListResourceVersion = 2 // in ListMeta
+
+	fieldUnknownType        = 1 // of the envelope
+	fieldUnknownRaw         = 2
+	fieldUnknownEncoding    = 3
+	fieldUnknownContentType = 4
 
 	fieldObjectMetadata  = 1
 	fieldName            = 1 // in ObjectMeta
