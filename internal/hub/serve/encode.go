@@ -9,13 +9,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/kubernetes/scheme"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // encoder writes the objects of one kind in one encoding.
 type encoder struct {
-	wire.Encoding
+	codec.Encoding
 	kind schema.GroupVersionKind
 }
 
@@ -34,7 +34,7 @@ func (e encoder) form() string {
 // shown is the kind a client sees.
 func (e encoder) shown() schema.GroupVersionKind {
 	if e.Partial {
-		return metav1.SchemeGroupVersion.WithKind(wire.PartialKind(false))
+		return metav1.SchemeGroupVersion.WithKind(codec.PartialKind(false))
 	}
 	return e.kind
 }
@@ -100,11 +100,11 @@ func (e encoder) message(o *replica.Object) ([]byte, error) {
 	if !e.Partial {
 		return message, nil
 	}
-	metadata, err := wire.Metadata(message)
+	metadata, err := codec.Metadata(message)
 	if err != nil {
 		return nil, fmt.Errorf("metadata of %s %s/%s: %w", e.kind.Kind, o.Namespace, o.Name, err)
 	}
-	return wire.AppendBytesField(make([]byte, 0, len(metadata)+8), 1, metadata), nil
+	return codec.AppendBytesField(make([]byte, 0, len(metadata)+8), 1, metadata), nil
 }
 
 // typed decodes an object in JSON for protobuf.
@@ -155,7 +155,7 @@ func decode(o *replica.Object) (runtime.Object, error) {
 func envelope(kind schema.GroupVersionKind, message []byte) ([]byte, error) {
 	unknown := runtime.Unknown{Raw: message}
 	unknown.APIVersion, unknown.Kind = kind.ToAPIVersionAndKind()
-	return wire.Envelope(&unknown)
+	return codec.Envelope(&unknown)
 }
 
 // atVersion is an object with another resourceVersion: what a client is shown
@@ -165,18 +165,18 @@ func atVersion(o *replica.Object, version replica.Version) (*replica.Object, err
 	changed.Version = version
 	var err error
 	if o.Media != replica.MediaProtobuf {
-		changed.Raw, err = wire.JSONWithResourceVersion(o.Raw, version.String())
+		changed.Raw, err = codec.JSONWithResourceVersion(o.Raw, version.String())
 		changed.Message = changed.Raw
 		return &changed, err
 	}
-	unknown, err := wire.ParseEnvelope(o.Raw)
+	unknown, err := codec.ParseEnvelope(o.Raw)
 	if err != nil {
 		return nil, err
 	}
-	if changed.Message, err = wire.WithResourceVersion(o.Message, version.String()); err != nil {
+	if changed.Message, err = codec.WithResourceVersion(o.Message, version.String()); err != nil {
 		return nil, err
 	}
 	unknown.Raw = changed.Message
-	changed.Raw, err = wire.Envelope(unknown)
+	changed.Raw, err = codec.Envelope(unknown)
 	return &changed, err
 }

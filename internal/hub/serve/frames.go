@@ -8,14 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // frame puts an encoded object into the watch protocol.
 func (e encoder) frame(kind watch.EventType, object []byte) ([]byte, error) {
 	// Only writing: the codec reads nothing.
-	return wire.NewWatchCodec(e.Encoding, eof{}).Frame(string(kind), object)
+	return codec.NewWatchCodec(e.Encoding, eof{}).Frame(string(kind), object)
 }
 
 type eof struct{}

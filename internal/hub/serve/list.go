@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/utils/ptr"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // writeBuffer is how much of a list is written at once.
@@ -34,7 +34,7 @@ func (c *call) get() bool {
 	case object == nil && c.coverage != replica.CoverWhole:
 		return false
 	case object == nil:
-		wire.WriteStatus(c.w, apierrors.NewNotFound(c.request.Resource.GroupResource(), c.request.Name).ErrStatus)
+		codec.WriteStatus(c.w, apierrors.NewNotFound(c.request.Resource.GroupResource(), c.request.Name).ErrStatus)
 		return true
 	}
 	e, ok := c.negotiate(snapshot.Kind)
@@ -61,11 +61,11 @@ func (c *call) list() bool {
 			if !c.stale {
 				return false // an apiserver's
 			}
-			wire.WriteStatus(c.w, apierrors.NewResourceExpired("the list was begun with the apiserver, which cannot be reached: begin it anew").ErrStatus)
+			codec.WriteStatus(c.w, apierrors.NewResourceExpired("the list was begun with the apiserver, which cannot be reached: begin it anew").ErrStatus)
 			return true
 		}
 		if from.Collection != c.collection.String() {
-			wire.WriteStatus(c.w, *bad("the continue token is of another list"))
+			codec.WriteStatus(c.w, *bad("the continue token is of another list"))
 			return true
 		}
 	}
@@ -174,26 +174,26 @@ func (c *call) writeProtobufList(e encoder, meta metav1.ListMeta, objects []*rep
 		c.fail(err, false)
 		return
 	}
-	size := wire.SizeBytesField(wire.FieldListMetadata, len(encodedMeta))
+	size := codec.SizeBytesField(codec.FieldListMetadata, len(encodedMeta))
 	for i, o := range objects {
 		if items[i], err = e.message(o); err != nil {
 			c.fail(err, false)
 			return
 		}
-		size += wire.SizeBytesField(wire.FieldListItems, len(items[i]))
+		size += codec.SizeBytesField(codec.FieldListItems, len(items[i]))
 	}
 	apiVersion, kind := e.listKind()
-	head, tail, err := wire.EnvelopeAround(runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}, size)
+	head, tail, err := codec.EnvelopeAround(runtime.TypeMeta{APIVersion: apiVersion, Kind: kind}, size)
 	if err != nil {
 		c.fail(err, false)
 		return
 	}
 	c.header(e.Media(), len(head)+size+len(tail))
 	w := bufio.NewWriterSize(c.w, writeBuffer)
-	piece := append(head, wire.AppendBytesField(nil, wire.FieldListMetadata, encodedMeta)...)
+	piece := append(head, codec.AppendBytesField(nil, codec.FieldListMetadata, encodedMeta)...)
 	_, _ = w.Write(piece) // the writer keeps its first error for Flush
 	for _, item := range items {
-		piece = wire.AppendBytesHeader(piece[:0], wire.FieldListItems, len(item))
+		piece = codec.AppendBytesHeader(piece[:0], codec.FieldListItems, len(item))
 		_, _ = w.Write(piece)
 		_, _ = w.Write(item)
 	}

@@ -10,8 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // The field selectors every resource has.
@@ -142,7 +142,7 @@ func (s *selection) field(o *replica.Object, field string) (string, error) {
 	var value string
 	var err error
 	if o.Media == replica.MediaProtobuf {
-		value, err = wire.At(o.Message, path.boolean, path.numbers...)
+		value, err = codec.At(o.Message, path.boolean, path.numbers...)
 	} else {
 		value, err = jsonAt(o.Raw, path)
 	}
@@ -175,9 +175,9 @@ func jsonAt(object []byte, path fieldPath) (string, error) {
 	return value, err
 }
 
-func metaOf(o *replica.Object) (wire.Meta, error) {
+func metaOf(o *replica.Object) (codec.Meta, error) {
 	if o.Media == replica.MediaProtobuf {
-		return wire.ProtobufMeta(o.Message)
+		return codec.ProtobufMeta(o.Message)
 	}
-	return wire.JSONMeta(o.Raw)
+	return codec.JSONMeta(o.Raw)
 }

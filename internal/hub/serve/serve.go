@@ -15,8 +15,8 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 const (
@@ -85,7 +85,7 @@ type Request struct {
 func (s *Server) Serve(ctx context.Context, w http.ResponseWriter, r Request) bool {
 	options, status := parseOptions(r.Query, r.Verb)
 	if status != nil {
-		wire.WriteStatus(w, *status)
+		codec.WriteStatus(w, *status)
 		return true
 	}
 	selection, known := newSelection(r.Resource.GroupResource(), r.Namespace, options.LabelSelector, options.FieldSelector)
@@ -145,12 +145,12 @@ func (c *call) query() replica.Query {
 // negotiate chooses the encoding. A false return has been answered.
 func (c *call) negotiate(kind schema.GroupVersionKind) (encoder, bool) {
 	list := c.request.Verb == "list"
-	e, ok := wire.NegotiateOf(c.request.Accept, list, scheme.Scheme.Recognizes(kind))
+	e, ok := codec.NegotiateOf(c.request.Accept, list, scheme.Scheme.Recognizes(kind))
 	if !ok {
-		wire.WriteStatus(c.w, metav1.Status{
+		codec.WriteStatus(c.w, metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
 			Message: fmt.Sprintf("the node's replica serves %s as %s and %s, whole or as PartialObjectMetadata",
-				c.request.Resource.Resource, wire.MediaJSON, wire.MediaProtobuf),
+				c.request.Resource.Resource, codec.MediaJSON, codec.MediaProtobuf),
 		})
 	}
 	return encoder{Encoding: e, kind: kind}, ok
@@ -192,7 +192,7 @@ func (c *call) refuse(err error) bool {
 	if errors.Is(err, replica.ErrNotMirrored) {
 		return false
 	}
-	wire.WriteStatus(c.w, c.status(err))
+	codec.WriteStatus(c.w, c.status(err))
 	return true
 }
 
@@ -221,7 +221,7 @@ func (c *call) fail(err error, begun bool) {
 	if begun {
 		panic(http.ErrAbortHandler)
 	}
-	wire.WriteStatus(c.w, apierrors.NewInternalError(err).ErrStatus)
+	codec.WriteStatus(c.w, apierrors.NewInternalError(err).ErrStatus)
 }
 
 func bad(message string) *metav1.Status {

@@ -9,7 +9,6 @@ import (
 	"k8s.io/utils/clock"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 const (
