@@ -1,6 +1,6 @@
 // Package replica is the node's copy of the API as it is in memory, and the
 // contract between those that keep it and those that serve from it. It speaks
-// no HTTP and touches no disk.
+// no HTTP and touches no disk. Package wire knows how objects look.
 //
 //	apiserver ══► mirror ──commit──► store          clients of the node
 //	                │                                      ▲

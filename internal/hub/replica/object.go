@@ -7,12 +7,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-)
 
-// The media types of Object.Raw.
-const (
-	MediaJSON     = "application/json"
-	MediaProtobuf = "application/vnd.kubernetes.protobuf"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // Errors of reading. They are wrapped with what was read.
@@ -122,11 +118,39 @@ type Object struct {
 	UID             types.UID
 	// Version in the object's metadata.
 	Version Version
-	// Media type of Raw.
+	// Media type of Raw: wire.MediaJSON or wire.MediaProtobuf.
 	Media string
 	// Raw is JSON, or protobuf in its envelope (runtime.Unknown with its prefix).
 	Raw []byte
 	// Message is the part of Raw that stands in a list: the bare message of a
 	// protobuf envelope, all of JSON.
 	Message []byte
+}
+
+// NewObject understands an object in full: JSON, or protobuf in its envelope. It
+// keeps raw.
+func NewObject(media string, raw []byte) (*Object, error) {
+	message := raw
+	if media == wire.MediaProtobuf {
+		e, err := wire.ParseEnvelope(raw)
+		if err != nil {
+			return nil, err
+		}
+		message = e.Message
+	}
+	meta, err := wire.ReadMeta(media, message)
+	if err != nil {
+		return nil, err
+	}
+	if meta.Name == "" {
+		return nil, errors.New("an object without a name")
+	}
+	version, err := ParseVersion(meta.ResourceVersion)
+	if err != nil {
+		return nil, fmt.Errorf("object %s/%s: %w", meta.Namespace, meta.Name, err)
+	}
+	return &Object{
+		Namespace: meta.Namespace, Name: meta.Name, UID: types.UID(meta.UID), Version: version,
+		Media: media, Raw: raw, Message: message,
+	}, nil
 }
