@@ -29,6 +29,17 @@ type Config struct {
 	Authorize func(node string, leaf *x509.Certificate) error
 	// DialAPIServer connects to the apiserver for a node. Required.
 	DialAPIServer func(context.Context) (net.Conn, error)
+	// ID is which of the cluster's gateways this is (signed.Gateway.ID); the
+	// certificate names it. Empty: the only one, which meshes with none.
+	ID string
+	// CA signs the list of gateways that SetGateways takes. Required with ID.
+	CA *x509.Certificate
+	// Policy returns the signed.Policy document of a node from a cache, nil while
+	// there is none; nodes are sent it. May be nil.
+	Policy func(node string) []byte
+	// ListenPeer makes the UDP socket of one connection to another gateway; nil:
+	// any port of every address.
+	ListenPeer func() (net.PacketConn, error)
 	// Enroller serves joins; nil refuses them.
 	Enroller Enroller
 	// Routes says where targets are. Required.
@@ -36,9 +47,10 @@ type Config struct {
 	// DialLocal reaches egress targets that are neither an edge node nor a pod
 	// of one ("tcp", "host:port"); nil refuses them.
 	DialLocal func(ctx context.Context, network, addr string) (net.Conn, error)
-	// OnSession is told of every session that becomes its node's current one
-	// (connected), and of a node that has none any more. Calls come one at a
-	// time and in order. May be nil.
+	// OnSession is told of every session here that becomes its node's current one
+	// (connected), of a node that another gateway says it holds, and of a node
+	// that no gateway holds any more. Calls come one at a time and in order. May
+	// be nil.
 	OnSession func(node string, connected bool, at time.Time)
 	// OnHeartbeat is told what a node says of itself on its current session, from
 	// the goroutine that reads the session: it must not block. May be nil.
@@ -91,6 +103,11 @@ func (c *Config) fill() error {
 		return errors.New("gateway: no DialAPIServer")
 	case c.Routes == nil:
 		return errors.New("gateway: no Routes")
+	case c.ID != "" && c.CA == nil:
+		return errors.New("gateway: an ID and no CA")
+	}
+	if c.ListenPeer == nil {
+		c.ListenPeer = func() (net.PacketConn, error) { return net.ListenUDP("udp", nil) }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()

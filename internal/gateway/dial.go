@@ -61,10 +61,10 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 	a := g.audit("gateway", t.kind.String(), t.String())
 	a.node = node
 	g.dials.Add()
-	d, s, err := g.open(node, t, 0)
+	d, w, err := g.open(node, t, 0)
 	if err == nil {
-		if err = g.await(ctx, d, s, t); err != nil {
-			s.streams.Done()
+		if err = g.await(ctx, d, w, t); err != nil {
+			w.streams.Done()
 		}
 	}
 	if err != nil {
@@ -73,43 +73,77 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 		return nil, err
 	}
 	return &auditedConn{Stream: d, end: func(in, out int64) {
-		s.streams.Done()
+		w.streams.Done()
 		g.dials.Done()
 		a.end(tunnel.Spliced{AToB: out, BToA: in})
 	}}, nil
 }
 
-// open begins a dial and counts it in the session's streams, which the caller
-// ends. On error nothing is counted.
-func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, *session, error) {
-	s, err := g.lookup(node)
-	if err != nil {
-		return nil, nil, &DialError{node, t, err}
-	}
+// way is how a dial reaches its node.
+type way struct {
+	node string
+	// streams counts the dial; who opened it ends it there.
+	streams   *tunnel.Inflight
+	kubeletUp *atomic.Bool
+}
+
+// open begins a dial and counts it in the way's streams, which the caller ends.
+// On error nothing is counted.
+func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, way, error) {
 	h := tunnel.Header{Kind: t.kind, Flags: flags, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
 	if t.kind == tunnel.KindTCP {
 		h.Target = t.addr.String()
 	}
-	s.streams.Add()
-	d, err := tunnel.OpenDial(s.sess, h)
+	d, w, err := g.openHeader(node, h, forwardHops)
 	if err != nil {
-		s.streams.Done()
-		return nil, nil, &DialError{node, t, err}
+		return nil, way{}, &DialError{node, t, err}
 	}
-	return d, s, nil
+	return d, w, nil
+}
+
+// forwardHops is how often a dial may be passed on between gateways: to the one
+// that holds the node, and once more if the node is just moving from there.
+const forwardHops = 2
+
+// openHeader begins a dial at the node's session or, with hops left, at the
+// gateway that holds it.
+func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.Dialed, way, error) {
+	s, l, far, err := g.lookup(node)
+	if err != nil {
+		return nil, way{}, err
+	}
+	if s != nil {
+		s.streams.Add()
+		d, err := tunnel.OpenDial(s.sess, h)
+		if err != nil {
+			s.streams.Done()
+			return nil, way{}, err
+		}
+		return d, way{node, &s.streams, &s.kubeletUp}, nil
+	}
+	if hops == 0 {
+		return nil, way{}, fmt.Errorf("%w: it is at gateway %s", ErrNotConnected, l.id)
+	}
+	l.streams.Add()
+	d, err := tunnel.OpenForward(l.sess, tunnel.Forward{Hops: hops - 1, Node: node}, h)
+	if err != nil {
+		l.streams.Done()
+		return nil, way{}, fmt.Errorf("through gateway %s: %w", l.id, err)
+	}
+	return d, way{node, &l.streams, &far.kubeletUp}, nil
 }
 
 // await reads the node's answer, within GatewayDialTimeout.
-func (g *Gateway) await(ctx context.Context, d *tunnel.Dialed, s *session, t Target) error {
+func (g *Gateway) await(ctx context.Context, d *tunnel.Dialed, w way, t Target) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
 		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
 	defer cancel()
 	err := d.Await(ctx)
 	if t.kind == tunnel.KindKubelet {
-		s.kubeletUp.Store(err == nil)
+		w.kubeletUp.Store(err == nil)
 	}
 	if err != nil {
-		return &DialError{s.node, t, err}
+		return &DialError{w.node, t, err}
 	}
 	return nil
 }

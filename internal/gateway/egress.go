@@ -108,19 +108,19 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 	if optimistic {
 		flags = tunnel.FlagOptimistic
 	}
-	d, s, err := g.open(rt.node, rt.target, flags)
+	d, w, err := g.open(rt.node, rt.target, flags)
 	if err != nil {
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
-	defer s.streams.Done()
+	defer w.streams.Done()
 	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial
 		// fails after all, the apiserver sees the connection end.
 		a.optimistic = true
-		opts.ReadyB = func() error { return g.await(ctx, d, s, rt.target) }
-	} else if err := g.await(ctx, d, s, rt.target); err != nil {
+		opts.ReadyB = func() error { return g.await(ctx, d, w, rt.target) }
+	} else if err := g.await(ctx, d, w, rt.target); err != nil {
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
@@ -135,13 +135,20 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 // kubeletUp reports whether the node's kubelet answered the last dial and its
 // agent knows what to do with a dial that does not wait.
 func (g *Gateway) kubeletUp(node string) bool {
-	s, err := g.lookup(node)
-	return err == nil && s.hello.Capabilities.Has(tunnel.CapOptimistic) && s.kubeletUp.Load()
+	s, _, h, err := g.lookup(node)
+	switch {
+	case err != nil:
+		return false
+	case s != nil:
+		return s.hello.Capabilities.Has(tunnel.CapOptimistic) && s.kubeletUp.Load()
+	default:
+		return h.kubeletUp.Load()
+	}
 }
 
 // connectLocal carries c to a target outside the tunnel.
 func (g *Gateway) connectLocal(ctx context.Context, c net.Conn, host string, prefix []byte) tunnel.Spliced {
-	if g.isDraining() {
+	if g.isRefusing() {
 		g.answer(c, ErrDraining)
 		return tunnel.Spliced{Err: ErrDraining}
 	}
@@ -250,7 +257,7 @@ func statusOf(err error) int {
 		switch se.Status {
 		case tunnel.StatusTimeout:
 			return http.StatusGatewayTimeout
-		case tunnel.StatusDraining:
+		case tunnel.StatusDraining, tunnel.StatusNotConnected:
 			return http.StatusServiceUnavailable
 		}
 		return http.StatusBadGateway

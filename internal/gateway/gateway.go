@@ -18,10 +18,16 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
-// supersedeGrace is how long the streams of a replaced session may go on: long
-// enough for a log request or an API call to end, short against a watch, which
-// reconnects anyway.
-const supersedeGrace = 30 * time.Second
+// supersedeGrace is how long the streams of a replaced session may go on. A node
+// that lost its path cannot use them, and the idle timeout ends such a session
+// soon; one that moved to another gateway or transport on purpose can, and an
+// exec session or a long copy should not notice. What is longer than this is a
+// watch, which reconnects.
+const supersedeGrace = 15 * time.Minute
+
+// moveRate is how many nodes a second are asked to move to another gateway when
+// this one drains: well below what the others admit (handshakeRate).
+const moveRate = 200
 
 // Gateway is the cloud end of the tunnel. Make it with New, end it with Close.
 type Gateway struct {
@@ -33,16 +39,23 @@ type Gateway struct {
 	wg     sync.WaitGroup // every goroutine that outlives its caller
 
 	dials      tunnel.Inflight // carried connections and dials, for draining
+	held       tunnel.Inflight // nodes whose current session is here
 	joins      chan struct{}
-	joinRate   *addrLimiter
-	handshakes *rate.Limiter
+	joinRate   *keyLimiter[netip.Prefix]
+	nodeRate   *keyLimiter[string]
+	handshakes *rate.Limiter // without address validation
+	accepted   *rate.Limiter // all
 	events     *eventQueue
 
-	mu       sync.Mutex // guards all below
-	current  map[string]*session
+	mu       sync.Mutex          // guards all below
+	current  map[string]*session // none of a node whose newest session is elsewhere
 	all      map[*session]struct{}
+	members  membership
+	links    map[*link]struct{}
+	dialers  map[string]context.CancelFunc // of links to the listed gateways
 	epoch    uint64
-	draining bool
+	draining bool // takes no sessions
+	refusing bool // takes no dials either
 	closed   bool
 }
 
@@ -59,10 +72,14 @@ func New(cfg Config) (*Gateway, error) {
 		cfg:        cfg,
 		id:         hex.EncodeToString(id[:]),
 		joins:      make(chan struct{}, maxJoins),
-		joinRate:   newAddrLimiter(joinRate, joinBurst, maxJoinSources),
+		joinRate:   newKeyLimiter[netip.Prefix](joinRate, joinBurst, maxJoinSources),
+		nodeRate:   newKeyLimiter[string](sessionRate, sessionBurst, maxSessionNodes),
 		handshakes: rate.NewLimiter(handshakeRate, handshakeRate),
+		accepted:   rate.NewLimiter(maxHandshakeRate, maxHandshakeRate),
 		current:    map[string]*session{},
 		all:        map[*session]struct{}{},
+		links:      map[*link]struct{}{},
+		dialers:    map[string]context.CancelFunc{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.events = newEventQueue(cfg.OnSession)
@@ -109,17 +126,28 @@ func (g *Gateway) Sessions() []SessionInfo {
 	return out
 }
 
-// Connected reports whether the node has a current session.
+// Connected reports whether a gateway holds a session of the node.
 func (g *Gateway) Connected(node string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.current[node] != nil
+	return g.heldLocked(node)
 }
 
-// Kick ends every session of the node and every stream of it at once, and
-// returns how many there were. The reason is sent to the node. Authorize has to
-// refuse the node from before the call, or it comes back.
+// Kick ends every session of the node and every stream of it at once, at every
+// gateway, and returns how many there were here. The reason is sent to the node.
+// Authorize has to refuse the node from before the call, or it comes back.
 func (g *Gateway) Kick(node, reason string) int {
+	g.mu.Lock()
+	for l := range g.links {
+		l.kicks = append(l.kicks, tunnel.Kick{Node: node, Reason: reason})
+		l.wakeUp()
+	}
+	g.mu.Unlock()
+	return g.kick(node, reason)
+}
+
+// kick is Kick at this gateway.
+func (g *Gateway) kick(node, reason string) int {
 	g.mu.Lock()
 	var gone []*session
 	for s := range g.all {
@@ -138,36 +166,24 @@ func (g *Gateway) Kick(node, reason string) int {
 	return len(gone)
 }
 
-// Close stops the gateway. New dials are refused from the call on and the nodes
-// are told; carried connections may go on until they end or ctx does. When it
-// returns every Serve call has returned and nothing runs any more. Its error is
-// ctx's if connections had to be cut.
+// Close stops the gateway. It takes no session from the call on and tells the
+// nodes. With other gateways in the mesh, nodes are served until they have moved
+// there; then, or at once where there is none, new dials are refused, and carried
+// connections may go on until they end or ctx does. When it returns every Serve
+// call has returned and nothing runs any more. Its error is ctx's if connections
+// had to be cut.
 func (g *Gateway) Close(ctx context.Context) error {
+	alternates := g.drain(ctx)
+	var err error
+	if len(alternates) > 0 {
+		err = g.held.Wait(ctx)
+	}
 	g.mu.Lock()
-	first := !g.draining
-	g.draining = true
-	var told []*session
-	if first {
-		for s := range g.all {
-			told = append(told, s)
-		}
-	}
+	g.refusing = true
 	g.mu.Unlock()
-	drain := tunnel.Drain{Reason: "gateway stops"}
-	if dl, ok := ctx.Deadline(); ok {
-		drain.DeadlineMS = max(0, time.Until(dl).Milliseconds())
-	}
-	for _, s := range told {
-		g.wg.Go(func() {
-			// Failing to tell a node is not failing to stop.
-			if err := s.control.Send(drain); err != nil {
-				s.log.Debug("drain not sent", "error", err)
-			}
-		})
-	}
-	err := g.dials.Wait(ctx)
+	err = errors.Join(err, g.dials.Wait(ctx))
 	if err != nil {
-		err = fmt.Errorf("gateway: %d carried connections cut: %w", g.dials.Count(), err)
+		err = fmt.Errorf("gateway: %d carried connections cut: %w", g.dials.Count(), ctx.Err())
 	}
 	g.mu.Lock()
 	g.closed = true
@@ -175,6 +191,35 @@ func (g *Gateway) Close(ctx context.Context) error {
 	g.cancel()
 	g.wg.Wait()
 	return err
+}
+
+// drain tells nodes and other gateways that this one stops, and returns which
+// gateways can take the nodes over.
+func (g *Gateway) drain(ctx context.Context) (alternates []string) {
+	g.mu.Lock()
+	alternates = g.alternatesLocked()
+	if g.draining {
+		g.mu.Unlock()
+		return alternates
+	}
+	g.draining = true
+	var told []*session
+	for s := range g.all {
+		told = append(told, s)
+	}
+	for l := range g.links {
+		l.hello = true
+		l.wakeUp()
+	}
+	g.mu.Unlock()
+	m := tunnel.Drain{Reason: "gateway stops", Alternates: alternates, SpreadMS: int64(len(told)) * 1000 / moveRate}
+	if dl, ok := ctx.Deadline(); ok {
+		m.DeadlineMS = max(0, time.Until(dl).Milliseconds())
+		m.SpreadMS = min(m.SpreadMS, m.DeadlineMS/2)
+	}
+	g.cfg.Logger.Info("draining", "sessions", len(told), "alternates", alternates)
+	g.tell(told, func(*session) tunnel.Message { return m })
+	return alternates
 }
 
 // begin counts a goroutine of Serve*, unless the gateway is closed.
@@ -188,24 +233,44 @@ func (g *Gateway) begin() error {
 	return nil
 }
 
-// isDraining reports whether new dials are to be refused.
+// isDraining reports whether new sessions are to be refused.
 func (g *Gateway) isDraining() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.draining
 }
 
-// nextEpoch returns a number above all that this gateway has given out, and
-// above those of an earlier process while the clock runs forward.
-func (g *Gateway) nextEpoch() uint64 {
+// isRefusing reports whether new dials are to be refused.
+func (g *Gateway) isRefusing() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.epoch = max(g.epoch+1, uint64(g.cfg.Clock().UnixNano()))
-	return g.epoch
+	return g.refusing
+}
+
+// nextEpoch returns a number above all that this gateway has given out, above
+// those of the node that it has heard of, and above those of earlier processes
+// while the clock runs forward. last is what the node itself remembers; it may
+// raise only its own.
+func (g *Gateway) nextEpoch(node string, last uint64) uint64 {
+	now := g.cfg.Clock()
+	if newest := uint64(now.Add(maxEpochSkew).UnixNano()); last > newest {
+		last = newest
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.epoch = max(g.epoch+1, uint64(now.UnixNano()))
+	epoch := max(g.epoch, last+1)
+	if _, h := g.farLocked(node); h != nil {
+		epoch = max(epoch, h.epoch+1)
+	}
+	if s := g.current[node]; s != nil {
+		epoch = max(epoch, s.epoch+1)
+	}
+	return epoch
 }
 
 // register makes s its node's current session and returns the one it replaces.
-// It returns false if a newer one is there already.
+// It returns false if a newer one is there already, here or elsewhere.
 func (g *Gateway) register(s *session) (old *session, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -213,9 +278,16 @@ func (g *Gateway) register(s *session) (old *session, ok bool) {
 	if old != nil && old.epoch > s.epoch {
 		return nil, false
 	}
+	if _, h := g.farLocked(s.node); h != nil && h.epoch > s.epoch {
+		return nil, false
+	}
 	g.current[s.node] = s
 	g.all[s] = struct{}{}
+	if old == nil {
+		g.held.Add()
+	}
 	g.events.push(event{s.node, true, s.since})
+	g.changedLocked(s.node)
 	return old, true
 }
 
@@ -226,7 +298,9 @@ func (g *Gateway) unregister(s *session) {
 	delete(g.all, s)
 	if g.current[s.node] == s {
 		delete(g.current, s.node)
-		g.events.push(event{s.node, false, g.cfg.Clock()})
+		g.held.Done()
+		g.changedLocked(s.node)
+		g.announceLocked(s.node, true)
 	}
 }
 
@@ -237,20 +311,24 @@ func (g *Gateway) isCurrent(s *session) bool {
 	return g.current[s.node] == s
 }
 
-// lookup returns the node's current session.
-func (g *Gateway) lookup(node string) (*session, error) {
+// lookup returns the node's current session: here, or else the link to the
+// gateway that holds it.
+func (g *Gateway) lookup(node string) (*session, *link, *holding, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	switch s := g.current[node]; {
+	s := g.current[node]
+	switch {
 	case g.closed:
-		return nil, ErrClosed
-	case g.draining:
-		return nil, ErrDraining
-	case s == nil:
-		return nil, ErrNotConnected
-	default:
-		return s, nil
+		return nil, nil, nil, ErrClosed
+	case g.refusing:
+		return nil, nil, nil, ErrDraining
+	case s != nil:
+		return s, nil, nil, nil
 	}
+	if l, h := g.farLocked(node); l != nil {
+		return nil, l, h, nil
+	}
+	return nil, nil, nil, ErrNotConnected
 }
 
 // serving runs serve until ctx or the gateway ends, then closes c.

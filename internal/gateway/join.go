@@ -29,7 +29,7 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		sess.Close(tunnel.CloseDenied, "this gateway takes no new devices now")
 		return
 	}
-	if !g.joinRate.allow(remote.Addr(), g.cfg.Clock()) {
+	if !g.joinRate.allow(source(remote.Addr()), g.cfg.Clock()) {
 		log.Warn("join refused: too many attempts from this address")
 		sess.Close(tunnel.CloseRateLimited, "too many join attempts from this address; try again in a minute")
 		return

@@ -95,14 +95,16 @@ func (l *lab) deny(node string, err error) {
 }
 
 // start runs a new gateway process, so to speak.
-func (l *lab) start() {
+func (l *lab) start() { l.startAt(gatewayAddr) }
+
+func (l *lab) startAt(addr netip.AddrPort) {
 	l.t.Helper()
 	gw, err := gateway.New(l.cfg)
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.gw, l.egress = gw, tunneltest.NewListener()
-	pc := l.net.Listen(gatewayAddr)
+	pc := l.net.Listen(addr)
 	go func() {
 		if err := gw.ServePacket(context.Background(), pc); err != nil {
 			l.t.Errorf("ServePacket: %v", err)

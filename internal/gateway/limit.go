@@ -24,31 +24,54 @@ const (
 	// source address prove itself first (QUIC Retry, one round trip more). A
 	// handshake costs about a millisecond of CPU.
 	handshakeRate = 500
+	// maxHandshakeRate is how many are begun at all: what one core can do. More
+	// are refused before any work is done for them, and the agents come back
+	// after a jittered while, or go to another gateway.
+	maxHandshakeRate = 1000
+	// returnRate is how many nodes a second are to return when this gateway is
+	// lost; see tunnel.Welcome.SpreadMS.
+	returnRate = 500
+	// sessionRate and sessionBurst bound the sessions of one node: two processes
+	// with one identity that supersede each other, or a crash loop.
+	sessionRate  = rate.Limit(0.5)
+	sessionBurst = 30
+	// sessionRetry is how long such a node is asked to stay away.
+	sessionRetry = 30 * time.Second
+	// maxSessionNodes bounds the memory for it; see maxJoinSources.
+	maxSessionNodes = 16384
 )
 
-// addrLimiter is a rate limiter per source address, bounded in memory. An IPv6
-// source is its /64, which is what one site gets.
-type addrLimiter struct {
+// spread is what WELCOME says.
+func (g *Gateway) spread() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Duration(len(g.all)) * time.Second / returnRate
+}
+
+// keyLimiter is a rate limiter per key, bounded in memory.
+type keyLimiter[K comparable] struct {
 	limit rate.Limit
 	burst int
 	max   int
 
 	mu    sync.Mutex // guards all below
-	by    map[netip.Prefix]*addrEntry
+	by    map[K]*limiterEntry
 	other *rate.Limiter
 }
 
-type addrEntry struct {
+type limiterEntry struct {
 	l    *rate.Limiter
 	last time.Time
 }
 
-func newAddrLimiter(limit rate.Limit, burst, max int) *addrLimiter {
-	return &addrLimiter{limit: limit, burst: burst, max: max,
-		by: map[netip.Prefix]*addrEntry{}, other: rate.NewLimiter(limit, burst)}
+func newKeyLimiter[K comparable](limit rate.Limit, burst, max int) *keyLimiter[K] {
+	return &keyLimiter[K]{limit: limit, burst: burst, max: max,
+		by: map[K]*limiterEntry{}, other: rate.NewLimiter(limit, burst)}
 }
 
-func (a *addrLimiter) allow(addr netip.Addr, now time.Time) bool {
+// source is what one site has of addresses: an IPv4 address, or the /64 of an
+// IPv6 one.
+func source(addr netip.Addr) netip.Prefix {
 	addr = addr.Unmap()
 	bits := 32
 	if addr.Is6() {
@@ -56,7 +79,11 @@ func (a *addrLimiter) allow(addr netip.Addr, now time.Time) bool {
 	}
 	// The error is for bits that do not fit the family; the zero prefix is as
 	// good a key as any for the invalid address.
-	key, _ := addr.Prefix(bits)
+	p, _ := addr.Prefix(bits)
+	return p
+}
+
+func (a *keyLimiter[K]) allow(key K, now time.Time) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	e := a.by[key]
@@ -67,16 +94,16 @@ func (a *addrLimiter) allow(addr netip.Addr, now time.Time) bool {
 		if len(a.by) >= a.max {
 			return a.other.AllowN(now, 1)
 		}
-		e = &addrEntry{l: rate.NewLimiter(a.limit, a.burst)}
+		e = &limiterEntry{l: rate.NewLimiter(a.limit, a.burst)}
 		a.by[key] = e
 	}
 	e.last = now
 	return e.l.AllowN(now, 1)
 }
 
-// evict drops the sources whose limiter is full again: forgetting them changes
+// evict drops the keys whose limiter is full again: forgetting them changes
 // nothing.
-func (a *addrLimiter) evict(now time.Time) {
+func (a *keyLimiter[K]) evict(now time.Time) {
 	refill := time.Duration(float64(a.burst) / float64(a.limit) * float64(time.Second))
 	for k, e := range a.by {
 		if now.Sub(e.last) >= refill {

@@ -135,8 +135,8 @@ func TestStatusOf(t *testing.T) {
 
 func TestAddrLimiter(t *testing.T) {
 	now := time.Unix(1000, 0)
-	l := newAddrLimiter(1, 2, 3)
-	take := func(a string) bool { return l.allow(netip.MustParseAddr(a), now) }
+	l := newKeyLimiter[netip.Prefix](1, 2, 3)
+	take := func(a string) bool { return l.allow(source(netip.MustParseAddr(a)), now) }
 	if !take("10.0.0.1") || !take("::ffff:10.0.0.1") || take("::ffff:10.0.0.1") {
 		t.Error("burst of an IPv4 address")
 	}
@@ -154,7 +154,7 @@ func TestAddrLimiter(t *testing.T) {
 	if !take("10.0.0.4") || len(l.by) != 1 {
 		t.Errorf("%d sources after all have refilled", len(l.by))
 	}
-	if !l.allow(netip.Addr{}, now) {
+	if !l.allow(source(netip.Addr{}), now) {
 		t.Error("an address that is not known")
 	}
 }

@@ -34,7 +34,14 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 		StatelessResetKey:   resetKey(cert),
 		VerifySourceAddress: func(net.Addr) bool { return !g.handshakes.Allow() },
 	}
-	ln, err := tr.Listen(g.tlsConfig(), tunnel.GatewayConfig())
+	conf, admitted := tunnel.GatewayConfig(), tunnel.GatewayConfig()
+	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
+		if !g.accepted.Allow() {
+			return nil, errTooManyHandshakes // quic-go answers CONNECTION_REFUSED
+		}
+		return admitted, nil
+	}
+	ln, err := tr.Listen(g.tlsConfig(), conf)
 	if err != nil {
 		return fmt.Errorf("gateway: serve %s: %w", pc.LocalAddr(), err)
 	}
@@ -59,6 +66,8 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	return errors.Join(serr, err, tr.Close())
 }
 
+var errTooManyHandshakes = errors.New("too many handshakes at the moment")
+
 func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn) {
 	sess := tunnel.NewQUICSession(qc)
 	state := qc.ConnectionState().TLS
@@ -66,6 +75,8 @@ func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn) {
 	switch state.NegotiatedProtocol {
 	case tunnel.ALPN:
 		g.serveNode(ctx, sess, state.PeerCertificates)
+	case tunnel.MeshALPN:
+		g.serveMesh(ctx, sess, state.PeerCertificates)
 	case tunnel.JoinALPN:
 		g.serveJoin(ctx, sess)
 	}
@@ -84,17 +95,21 @@ func (g *Gateway) tlsConfig() *tls.Config {
 	node.NextProtos = []string{tunnel.ALPN}
 	node.ClientAuth = tls.RequireAndVerifyClientCert
 	node.ClientCAs = g.cfg.ClientCAs
+	mesh := node.Clone()
+	mesh.NextProtos = []string{tunnel.MeshALPN}
 	join := base.Clone()
 	join.NextProtos = []string{tunnel.JoinALPN}
 
 	outer := base.Clone()
-	outer.NextProtos = []string{tunnel.ALPN, tunnel.JoinALPN}
+	outer.NextProtos = []string{tunnel.ALPN, tunnel.JoinALPN, tunnel.MeshALPN}
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		switch {
 		case slices.Contains(hello.SupportedProtos, tunnel.ALPN):
 			return node, nil
 		case slices.Contains(hello.SupportedProtos, tunnel.JoinALPN):
 			return join, nil
+		case g.cfg.ID != "" && slices.Contains(hello.SupportedProtos, tunnel.MeshALPN):
+			return mesh, nil
 		default:
 			return nil, fmt.Errorf("gateway: client speaks none of %q", outer.NextProtos)
 		}

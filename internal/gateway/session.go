@@ -45,6 +45,11 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		sess.Close(tunnel.CloseDenied, err.Error())
 		return
 	}
+	if !g.nodeRate.allow(node, g.cfg.Clock()) {
+		log.Warn("session refused: too many of this node")
+		sess.Close(tunnel.CloseRateLimited, tunnel.RetryReason(sessionRetry, "too many sessions of this node"))
+		return
+	}
 	s := &session{node: node, sess: sess, log: log}
 	old, err := g.welcome(ctx, s)
 	if err != nil {
@@ -61,6 +66,9 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		log.Warn("session refused", "error", err)
 		sess.Close(tunnel.CloseRevoked, err.Error())
 		return
+	}
+	if err := g.documents(s); err != nil {
+		log.Debug("signed documents not sent", "error", err) // the control loop sees why
 	}
 	log.Info("session began", "epoch", s.epoch, "engine", s.hello.EngineVersion, "superseding", old != nil)
 
@@ -107,10 +115,10 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 	if hello.Node != s.node {
 		return nil, fmt.Errorf("HELLO names node %q but the certificate is for %q", hello.Node, s.node)
 	}
-	s.hello, s.since, s.epoch = hello, g.cfg.Clock(), g.nextEpoch()
+	s.hello, s.since, s.epoch = hello, g.cfg.Clock(), g.nextEpoch(s.node, hello.LastEpoch)
 	err = s.control.Send(tunnel.Welcome{
 		Version: min(hello.Version, tunnel.Version), Gateway: g.id, Epoch: s.epoch,
-		Capabilities: tunnel.CapOptimistic,
+		Capabilities: tunnel.CapOptimistic | tunnel.CapMove, SpreadMS: g.spread().Milliseconds(),
 	})
 	if err != nil {
 		return nil, err
@@ -203,7 +211,7 @@ func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream)
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	if g.isDraining() {
+	if g.isRefusing() {
 		tunnel.Refuse(st, tunnel.Response{Status: tunnel.StatusDraining, Text: ErrDraining.Error()})
 		a.end(tunnel.Spliced{Err: ErrDraining})
 		return

@@ -33,8 +33,14 @@ var ErrDocument = errors.New("document is not signed by the cluster's authority"
 // no certificate, such as the list of gateways. Who has the authority's
 // certificate verifies it with VerifyDocument.
 func (a *Authority) SignDocument(kind string, payload []byte) ([]byte, error) {
+	return SignDocument(a.key, kind, payload)
+}
+
+// SignDocument is Authority.SignDocument for an authority whose key is elsewhere
+// than in a Store.
+func SignDocument(key *ecdsa.PrivateKey, kind string, payload []byte) ([]byte, error) {
 	digest := documentDigest(kind, payload)
-	sig, err := ecdsa.SignASN1(rand.Reader, a.key, digest[:])
+	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
 	if err != nil {
 		return nil, fmt.Errorf("sign document %s: %w", kind, err)
 	}

@@ -13,8 +13,20 @@ import (
 type Dialed struct{ Stream }
 
 // OpenDial opens a stream on s and sends h. It does not wait for the response.
-func OpenDial(s Session, h Header) (*Dialed, error) {
-	b, err := h.Append(nil)
+func OpenDial(s Session, h Header) (*Dialed, error) { return openDial(s, nil, h) }
+
+// OpenForward is OpenDial on a session between gateways: for a node that the
+// other one holds.
+func OpenForward(s Session, f Forward, h Header) (*Dialed, error) {
+	b, err := f.Append(nil)
+	if err != nil {
+		return nil, err
+	}
+	return openDial(s, b, h)
+}
+
+func openDial(s Session, prefix []byte, h Header) (*Dialed, error) {
+	b, err := h.Append(prefix)
 	if err != nil {
 		return nil, err
 	}

@@ -174,9 +174,11 @@ const (
 	StatusDraining Status = 6
 	// StatusUnsupported: version, kind or flag not known here.
 	StatusUnsupported Status = 7
+	// StatusNotConnected: the gateway that was asked holds no session of the node.
+	StatusNotConnected Status = 8
 )
 
-var statusNames = [...]string{"ok", "refused", "denied", "timeout", "unreachable", "ambiguous", "draining", "unsupported"}
+var statusNames = [...]string{"ok", "refused", "denied", "timeout", "unreachable", "ambiguous", "draining", "unsupported", "not connected"}
 
 // String implements fmt.Stringer.
 func (s Status) String() string {

@@ -39,6 +39,13 @@ const (
 	gatewayConnWindow = 16 << 20
 	agentConnWindow   = 32 << 20
 
+	// Between gateways: streams of all nodes share one connection, of which there
+	// are few, and a gateway that is gone must not hold up dials for long.
+	meshConnWindow = 64 << 20
+	meshStreams    = 1 << 16
+	meshKeepAlive  = time.Second
+	meshIdle       = 5 * time.Second
+
 	// packetSize fits a path MTU of 1280 with IPv4 and IPv6 headers. Discovery
 	// raises it from there; beginning higher loses whole handshakes on paths
 	// that drop what is too large without a word.
@@ -60,6 +67,17 @@ func AgentConfig() *quic.Config {
 	c.InitialConnectionReceiveWindow = agentConnWindow
 	c.MaxConnectionReceiveWindow = agentConnWindow
 	c.KeepAlivePeriod = KeepAlive
+	return c
+}
+
+// MeshConfig is the QUIC configuration between gateways, at both ends.
+func MeshConfig() *quic.Config {
+	c := baseConfig()
+	c.InitialConnectionReceiveWindow = meshConnWindow
+	c.MaxConnectionReceiveWindow = meshConnWindow
+	c.MaxIncomingStreams = meshStreams
+	c.KeepAlivePeriod = meshKeepAlive
+	c.MaxIdleTimeout = meshIdle
 	return c
 }
 

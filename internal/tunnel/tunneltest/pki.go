@@ -16,6 +16,8 @@ import (
 	"math/big"
 	"testing"
 	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
 // CA is a certificate authority.
@@ -67,6 +69,22 @@ func (ca *CA) Gateway(t testing.TB, name string) *tls.Certificate {
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
+}
+
+// Member makes the certificate of one gateway of several, for servers and
+// clients, with the given DNS names.
+func (ca *CA) Member(t testing.TB, names ...string) *tls.Certificate {
+	t.Helper()
+	return ca.issue(t, &x509.Certificate{
+		Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(12 * time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	})
+}
+
+// SignDocument signs as the cluster's authority does.
+func (ca *CA) SignDocument(kind string, payload []byte) ([]byte, error) {
+	return pki.SignDocument(ca.key, kind, payload)
 }
 
 // Node makes the client certificate of a node.
