@@ -115,7 +115,36 @@ const (
 	ResetAborted ResetCode = 1
 	// ResetProtocol: its header made no sense.
 	ResetProtocol ResetCode = 2
+	// ResetStalled: it held up others because nobody read it.
+	ResetStalled ResetCode = 3
 )
+
+var resetNames = [...]string{"closed", "aborted", "protocol error", "stalled"}
+
+// String implements fmt.Stringer.
+func (c ResetCode) String() string {
+	if int(c) < len(resetNames) {
+		return resetNames[c]
+	}
+	return fmt.Sprintf("code %d", uint64(c))
+}
+
+// ResetError is what reads and writes return on a stream that one of its ends
+// has reset.
+type ResetError struct {
+	Code ResetCode
+	// Remote says that the other end did.
+	Remote bool
+}
+
+// Error implements error.
+func (e *ResetError) Error() string {
+	who := "this end"
+	if e.Remote {
+		who = "the other end"
+	}
+	return fmt.Sprintf("stream reset by %s: %s", who, e.Code)
+}
 
 // ErrStreamLimit is returned by Session.Open when the other end does not allow
 // another stream at the moment.

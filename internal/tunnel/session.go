@@ -26,9 +26,9 @@ type Stream interface {
 
 // Session is a connection between an agent and a gateway, whatever carries it.
 type Session interface {
-	// Open opens a stream. It never waits: ErrStreamLimit when the other end
-	// allows no more at the moment. The other end learns of it with the first
-	// write.
+	// Open opens a stream. It never waits for the other end: ErrStreamLimit
+	// when that allows no more at the moment. The other end may learn of it with
+	// the first write only.
 	Open() (Stream, error)
 	// Accept waits for a stream that the other end opened.
 	Accept(ctx context.Context) (Stream, error)
@@ -73,11 +73,16 @@ func (s *quicSession) Accept(ctx context.Context) (Stream, error) {
 }
 
 func (s *quicSession) Close(code CloseCode, reason string) {
-	if len(reason) > maxReason {
-		reason = strings.ToValidUTF8(reason[:maxReason], "")
-	}
 	// The error is always nil in quic-go v0.65: closing twice is allowed.
-	_ = s.c.CloseWithError(quic.ApplicationErrorCode(code), reason)
+	_ = s.c.CloseWithError(quic.ApplicationErrorCode(code), cutReason(reason))
+}
+
+// cutReason shortens a reason to maxReason.
+func cutReason(reason string) string {
+	if len(reason) > maxReason {
+		return strings.ToValidUTF8(reason[:maxReason], "")
+	}
+	return reason
 }
 
 func (s *quicSession) Done() <-chan struct{} { return s.c.Context().Done() }

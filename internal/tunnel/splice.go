@@ -5,8 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-
-	"github.com/quic-go/quic-go"
 )
 
 // spliceBuffer is the size of a copy buffer: one read of a bulk stream fills it,
@@ -41,7 +39,7 @@ type Spliced struct {
 //
 //	a ends (EOF, FIN)      -> b.CloseWrite; b may go on sending
 //	a breaks (RST, reset)  -> b is reset, and a
-//	b stops reading (QUIC) -> what a sends is dropped; b may go on sending
+//	b stops reading        -> what a sends is dropped; b may go on sending
 //
 // A conn without CloseWrite is closed where a half-close would be needed.
 func Splice(a, b net.Conn, o SpliceOptions) Spliced {
@@ -153,8 +151,8 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 // stoppedReading reports whether the other end of a stream said that it does
 // not want the bytes, which says nothing about the other direction.
 func stoppedReading(err error) bool {
-	se, ok := errors.AsType[*quic.StreamError](err)
-	return ok && se.Remote
+	re, ok := errors.AsType[*ResetError](err)
+	return ok && re.Remote
 }
 
 func closeWrite(c net.Conn) error {

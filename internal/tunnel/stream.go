@@ -145,5 +145,8 @@ func (c *streamConn) mapError(err error) error {
 	if c.isClosing() {
 		return net.ErrClosed
 	}
+	if se, ok := errors.AsType[*quic.StreamError](err); ok {
+		return &ResetError{Code: ResetCode(se.ErrorCode), Remote: se.Remote}
+	}
 	return closeError(err)
 }

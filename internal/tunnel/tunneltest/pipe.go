@@ -1,6 +1,7 @@
 package tunneltest
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -16,15 +17,31 @@ const pipeBuffer = 64 << 10
 // buffered, with half-close, deadlines and reset. It works inside
 // testing/synctest, as sockets do not.
 func Pipe() (*PipeConn, *PipeConn) {
+	return PipeBetween(pipeAddr{}, pipeAddr{})
+}
+
+// PipeBetween is Pipe with the addresses of its ends.
+func PipeBetween(a, b net.Addr) (*PipeConn, *PipeConn) {
 	ab, ba := newHalf(), newHalf()
-	return &PipeConn{r: ba, w: ab}, &PipeConn{r: ab, w: ba}
+	return &PipeConn{r: ba, w: ab, local: a, remote: b}, &PipeConn{r: ab, w: ba, local: b, remote: a}
 }
 
 // PipeConn is one end of a Pipe.
 type PipeConn struct {
-	r, w  *half
-	mu    sync.Mutex
-	reset bool
+	r, w          *half
+	local, remote net.Addr
+	mu            sync.Mutex
+	reset         bool
+}
+
+// Stall holds back what is under way in both directions, or lets it go on.
+func (c *PipeConn) Stall(stalled bool) {
+	for _, h := range []*half{c.r, c.w} {
+		h.mu.Lock()
+		h.stalled = stalled
+		h.change()
+		h.mu.Unlock()
+	}
 }
 
 // Read implements net.Conn.
@@ -59,10 +76,10 @@ func (c *PipeConn) Close() error {
 }
 
 // LocalAddr implements net.Conn.
-func (c *PipeConn) LocalAddr() net.Addr { return pipeAddr{} }
+func (c *PipeConn) LocalAddr() net.Addr { return c.local }
 
 // RemoteAddr implements net.Conn.
-func (c *PipeConn) RemoteAddr() net.Addr { return pipeAddr{} }
+func (c *PipeConn) RemoteAddr() net.Addr { return c.remote }
 
 // SetDeadline implements net.Conn.
 func (c *PipeConn) SetDeadline(t time.Time) error {
@@ -90,6 +107,7 @@ type half struct {
 	readErr         error // after buf
 	writeErr        error
 	readBy, writeBy time.Time
+	stalled         bool // nothing arrives
 }
 
 func newHalf() *half { return &half{changed: make(chan struct{})} }
@@ -151,14 +169,14 @@ func (h *half) read(p []byte) (int, error) {
 			h.mu.Unlock()
 			return 0, os.ErrDeadlineExceeded
 		}
-		if len(h.buf) > 0 {
+		if len(h.buf) > 0 && !h.stalled {
 			n := copy(p, h.buf)
 			h.buf = h.buf[n:]
 			h.change()
 			h.mu.Unlock()
 			return n, nil
 		}
-		if h.readErr != nil {
+		if h.readErr != nil && (!h.stalled || errors.Is(h.readErr, net.ErrClosed)) {
 			defer h.mu.Unlock()
 			return 0, h.readErr
 		}
@@ -214,16 +232,19 @@ type Listener struct {
 	conns chan net.Conn
 	once  sync.Once
 	done  chan struct{}
+	addr  net.Addr
 }
 
 // NewListener makes a listener; nothing runs for it.
 func NewListener() *Listener {
-	return &Listener{conns: make(chan net.Conn), done: make(chan struct{})}
+	return &Listener{conns: make(chan net.Conn), done: make(chan struct{}), addr: pipeAddr{}}
 }
 
 // Dial connects to the listener.
-func (l *Listener) Dial() (*PipeConn, error) {
-	a, b := Pipe()
+func (l *Listener) Dial() (*PipeConn, error) { return l.dial(pipeAddr{}) }
+
+func (l *Listener) dial(from net.Addr) (*PipeConn, error) {
+	a, b := PipeBetween(from, l.addr)
 	select {
 	case l.conns <- b:
 		return a, nil
@@ -249,4 +270,4 @@ func (l *Listener) Close() error {
 }
 
 // Addr implements net.Listener.
-func (l *Listener) Addr() net.Addr { return pipeAddr{} }
+func (l *Listener) Addr() net.Addr { return l.addr }
