@@ -13,7 +13,7 @@ const (
 	MediaProtobuf = "application/vnd.kubernetes.protobuf"
 )
 
-// Encoding is how objects of an answer look on the codec.
+// Encoding is how objects of an answer look on the wire.
 type Encoding struct {
 	Protobuf bool
 	// Partial: as PartialObjectMetadata of meta.k8s.io/v1.
