@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // sample is an apiserver's watch stream with everything that occurs in one.
@@ -95,8 +96,8 @@ func FuzzRewriteList(f *testing.F) {
 			{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "a"}},
 		},
 	}
-	f.Add(api.encode(codec.MediaProtobuf, list), true)
-	f.Add(api.encode(codec.MediaJSON, list), false)
+	f.Add(api.encode(wire.MediaProtobuf, list), true)
+	f.Add(api.encode(wire.MediaJSON, list), false)
 	f.Add([]byte("k8s\x00"), true)
 	f.Add([]byte(`{"kind":"List","metadata":{},"items":[{}]}`), false)
 	f.Fuzz(func(t *testing.T, body []byte, protobuf bool) {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // errNotList: an answer of another kind, such as a Status.
@@ -48,7 +49,7 @@ func (s syntheticSlice) rewriteJSONList(e codec.Encoding, body []byte, add bool)
 	}
 	items := make([]json.RawMessage, 0, len(list.Items)+1)
 	for i, item := range list.Items {
-		meta, err := codec.JSONMeta(item)
+		meta, err := wire.ReadMeta(wire.MediaJSON, item)
 		if err != nil {
 			return nil, fmt.Errorf("decode item %d of a list: %w", i, err)
 		}
@@ -75,7 +76,7 @@ func (s syntheticSlice) rewriteJSONList(e codec.Encoding, body []byte, add bool)
 }
 
 func (s syntheticSlice) rewriteProtobufList(e codec.Encoding, body []byte, add bool) ([]byte, error) {
-	unknown, err := codec.ParseEnvelope(body)
+	unknown, err := wire.ParseEnvelope(body)
 	if err != nil {
 		return nil, fmt.Errorf("decode a list: %w", err)
 	}
@@ -83,27 +84,27 @@ func (s syntheticSlice) rewriteProtobufList(e codec.Encoding, body []byte, add b
 		return nil, fmt.Errorf("%w but %q", errNotList, unknown.Kind)
 	}
 	var resourceVersion string
-	out := make([]byte, 0, len(unknown.Raw)+512)
+	out := make([]byte, 0, len(unknown.Message)+512)
 	// from is where the bytes begin that are to be kept and not yet copied.
 	from, at := 0, 0
-	err = codec.EachField(unknown.Raw, func(f codec.Field) error {
+	err = wire.EachField(unknown.Message, func(f wire.Field) error {
 		begin := at
-		at += f.Size
+		at += len(f.Whole)
 		switch {
 		case f.Number == codec.FieldListMetadata && f.Bytes != nil:
-			return codec.EachField(f.Bytes, func(f codec.Field) error {
+			return wire.EachField(f.Bytes, func(f wire.Field) error {
 				if f.Number == codec.FieldListResourceVersion {
 					resourceVersion = string(f.Bytes)
 				}
 				return nil
 			})
 		case f.Number == codec.FieldListItems && f.Bytes != nil:
-			meta, err := codec.ProtobufMeta(f.Bytes)
+			meta, err := wire.ReadMeta(wire.MediaProtobuf, f.Bytes)
 			if err != nil {
 				return fmt.Errorf("an item: %w", err)
 			}
 			if isKubernetes(meta) {
-				out = append(out, unknown.Raw[from:begin]...)
+				out = append(out, unknown.Message[from:begin]...)
 				from = at
 			}
 		}
@@ -112,7 +113,7 @@ func (s syntheticSlice) rewriteProtobufList(e codec.Encoding, body []byte, add b
 	if err != nil {
 		return nil, fmt.Errorf("decode a list: %w", err)
 	}
-	out = append(out, unknown.Raw[from:]...)
+	out = append(out, unknown.Message[from:]...)
 	if add {
 		item, err := s.encodeItem(e, resourceVersion)
 		if err != nil {
@@ -121,11 +122,11 @@ func (s syntheticSlice) rewriteProtobufList(e codec.Encoding, body []byte, add b
 		out = protowire.AppendTag(out, codec.FieldListItems, protowire.BytesType)
 		out = protowire.AppendBytes(out, item)
 	}
-	unknown.Raw = out
-	return codec.Envelope(unknown)
+	unknown.Message = out
+	return unknown.Append(nil), nil
 }
 
 // isKubernetes: a stored slice that the synthetic one stands for.
-func isKubernetes(m codec.Meta) bool {
+func isKubernetes(m wire.Meta) bool {
 	return m.Namespace == sliceNamespace && m.Name == sliceName
 }

@@ -16,7 +16,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // watched is a real client-go reflector's store that tells of every change.
@@ -82,7 +82,7 @@ func (legacy) IsWatchListSemanticsUnSupported() bool { return true }
 // protocols and both encodings, with and without a stored default/kubernetes,
 // across changes, broken watches, a cut and a compaction.
 func TestReflectors(t *testing.T) {
-	for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		for _, watchList := range []bool{true, false} {
 			for _, real := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/watchlist=%v/real=%v", media[len("application/"):], watchList, real), func(t *testing.T) {

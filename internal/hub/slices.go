@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // slicesPath is where discovery.k8s.io/v1 serves the slices of namespace
@@ -95,7 +96,7 @@ func (x *exchange) collectionVersion() (string, bool) {
 	if x.req.query.Get("resourceVersion") != "" {
 		query.Set("resourceVersion", x.req.query.Get("resourceVersion"))
 	}
-	response := x.ask(slicesPath, query, codec.MediaJSON)
+	response := x.ask(slicesPath, query, wire.MediaJSON)
 	if response == nil {
 		return "", false
 	}

@@ -19,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 const slicesURL = "/apis/discovery.k8s.io/v1/endpointslices"
@@ -59,7 +60,7 @@ func fill(f *fakeAPI, real bool) {
 }
 
 func TestListSlices(t *testing.T) {
-	for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		for _, real := range []bool{false, true} {
 			r := newRig(t, nil)
 			fill(r.api, real)
@@ -122,7 +123,7 @@ func TestListSlices(t *testing.T) {
 func TestListInPages(t *testing.T) {
 	r := newRig(t, nil)
 	fill(r.api, true)
-	client, err := kubernetes.NewForConfig(r.restConfig(CallerCoreDNS, codec.MediaProtobuf))
+	client, err := kubernetes.NewForConfig(r.restConfig(CallerCoreDNS, wire.MediaProtobuf))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +145,12 @@ func TestListInPages(t *testing.T) {
 }
 
 func TestMetadataOnly(t *testing.T) {
-	for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		r := newRig(t, nil)
 		fill(r.api, true)
 		// The metadata client asks for protobuf by itself.
 		transport := r.caller(CallerKubeProxy)
-		if media == codec.MediaJSON {
+		if media == wire.MediaJSON {
 			transport.Transport = acceptJSON{transport.Transport}
 		}
 		client, err := metadata.NewForConfigAndClient(r.restConfig(CallerKubeProxy, ""), transport)
@@ -207,7 +208,7 @@ func (a acceptJSON) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	var kept []string
 	for part := range strings.SplitSeq(r.Header.Get("Accept"), ",") {
-		if strings.HasPrefix(strings.TrimSpace(part), codec.MediaJSON) {
+		if strings.HasPrefix(strings.TrimSpace(part), wire.MediaJSON) {
 			kept = append(kept, part)
 		}
 	}
@@ -230,7 +231,7 @@ func TestTables(t *testing.T) {
 	if d := cmp.Diff([]string{"default/a", "default/kubernetes", "shop/b"}, names(list.Items)); d != "" {
 		t.Error(d)
 	}
-	if resp.Header.Get("Audit-Id") != "list" || resp.Header.Get("Content-Type") != codec.MediaJSON {
+	if resp.Header.Get("Audit-Id") != "list" || resp.Header.Get("Content-Type") != wire.MediaJSON {
 		t.Errorf("headers: %v", resp.Header)
 	}
 	for _, accept := range []string{"application/json;as=Table;v=v1;g=meta.k8s.io", "application/yaml", "application/cbor"} {
@@ -247,17 +248,17 @@ func TestNegotiate(t *testing.T) {
 		list   bool
 		want   string
 	}{
-		{"", true, codec.MediaJSON},
-		{"*/*", true, codec.MediaJSON},
-		{kubectlAccept, true, codec.MediaJSON},
-		{"application/vnd.kubernetes.protobuf", true, codec.MediaProtobuf},
-		{"application/vnd.kubernetes.protobuf,application/json", false, codec.MediaProtobuf},
-		{"application/cbor, application/json", false, codec.MediaJSON},
-		{"application/json;q=0.5, application/vnd.kubernetes.protobuf", false, codec.MediaProtobuf},
-		{"application/json;stream=watch", false, codec.MediaJSON},
-		{"application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", true, codec.MediaProtobuf + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"},
-		{"application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json", false, codec.MediaProtobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"},
-		{"application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1beta1,application/json", false, codec.MediaJSON},
+		{"", true, wire.MediaJSON},
+		{"*/*", true, wire.MediaJSON},
+		{kubectlAccept, true, wire.MediaJSON},
+		{"application/vnd.kubernetes.protobuf", true, wire.MediaProtobuf},
+		{"application/vnd.kubernetes.protobuf,application/json", false, wire.MediaProtobuf},
+		{"application/cbor, application/json", false, wire.MediaJSON},
+		{"application/json;q=0.5, application/vnd.kubernetes.protobuf", false, wire.MediaProtobuf},
+		{"application/json;stream=watch", false, wire.MediaJSON},
+		{"application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json", true, wire.MediaProtobuf + ";as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"},
+		{"application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json", false, wire.MediaProtobuf + ";as=PartialObjectMetadata;g=meta.k8s.io;v=v1"},
+		{"application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1beta1,application/json", false, wire.MediaJSON},
 		{"application/json;q=0", false, ""},
 		{"text/html", false, ""},
 		{";;;", false, ""},
@@ -304,7 +305,7 @@ func TestInjectionFor(t *testing.T) {
 // TestWatchFromNothing: without a resourceVersion the slice comes first, at a
 // version from before the watch.
 func TestWatchFromNothing(t *testing.T) {
-	for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		for _, version := range []string{"", "0"} {
 			r := newRig(t, nil)
 			fill(r.api, true)
@@ -346,7 +347,7 @@ func TestWatchFromNothing(t *testing.T) {
 // of it.
 func TestStoredKubernetesChanges(t *testing.T) {
 	r := newRig(t, nil)
-	client, err := kubernetes.NewForConfig(r.restConfig(CallerCoreDNS, codec.MediaProtobuf))
+	client, err := kubernetes.NewForConfig(r.restConfig(CallerCoreDNS, wire.MediaProtobuf))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -400,11 +401,11 @@ func TestBadAnswers(t *testing.T) {
 		code int32
 	}{
 		{"another type", answer("text/html", "", "<html>", false), 500},
-		{"compressed", answer(codec.MediaJSON, "gzip", good, false), 500},
-		{"not JSON", answer(codec.MediaJSON, "", "{", false), 500},
-		{"not a list", answer(codec.MediaJSON, "", `{"kind":"Table","metadata":{}}`, false), 500},
-		{"an item that is no object", answer(codec.MediaJSON, "", strings.Replace(good, "[]", "[7]", 1), false), 500},
-		{"cut off", answer(codec.MediaJSON, "", good, true), 503},
+		{"compressed", answer(wire.MediaJSON, "gzip", good, false), 500},
+		{"not JSON", answer(wire.MediaJSON, "", "{", false), 500},
+		{"not a list", answer(wire.MediaJSON, "", `{"kind":"Table","metadata":{}}`, false), 500},
+		{"an item that is no object", answer(wire.MediaJSON, "", strings.Replace(good, "[]", "[7]", 1), false), 500},
+		{"cut off", answer(wire.MediaJSON, "", good, true), 503},
 	} {
 		r := newRig(t, nil)
 		r.api.setRefuse(c.h)
@@ -424,7 +425,7 @@ func TestBadAnswers(t *testing.T) {
 	}
 	// A watch that breaks off in the middle of an event must not look ended.
 	r = newRig(t, nil)
-	r.api.setRefuse(answer(codec.MediaJSON, "", `{"type":"ADDED","object":{"metadata":{`, false))
+	r.api.setRefuse(answer(wire.MediaJSON, "", `{"type":"ADDED","object":{"metadata":{`, false))
 	watch, err := r.caller(CallerAdmin).Get(r.url(slicesURL + "?watch=1&resourceVersion=5"))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // The slice the hub synthesizes; the endpoint reconciler of an apiserver uses
@@ -103,9 +104,9 @@ func (s syntheticSlice) encode(e codec.Encoding, resourceVersion string) ([]byte
 	if err != nil {
 		return nil, err
 	}
-	unknown := runtime.Unknown{Raw: raw}
-	unknown.APIVersion, unknown.Kind = s.object("", e.Partial).GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
-	return codec.Envelope(&unknown)
+	envelope := wire.Envelope{Message: raw}
+	envelope.APIVersion, envelope.Kind = s.object("", e.Partial).GetObjectKind().GroupVersionKind().ToAPIVersionAndKind()
+	return envelope.Append(nil), nil
 }
 
 // encodeItem returns the slice as it stands in a list: JSON, or bare protobuf.

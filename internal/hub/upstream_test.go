@@ -23,7 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // seen is a request as it came to the fake apiserver.
@@ -268,7 +268,7 @@ func toPartial(s *discoveryv1.EndpointSlice) *metav1.PartialObjectMetadata {
 
 // encode is apimachinery's encoding, not the hub's.
 func (f *fakeAPI) encode(media string, object runtime.Object) []byte {
-	if media == codec.MediaProtobuf {
+	if media == wire.MediaProtobuf {
 		var b strings.Builder
 		if err := protobuf.NewSerializer(nil, nil).Encode(object, &b); err != nil {
 			f.t.Error(err)
@@ -284,7 +284,7 @@ func (f *fakeAPI) encode(media string, object runtime.Object) []byte {
 
 func (f *fakeAPI) frame(media, kind string, object runtime.Object) []byte {
 	event := metav1.WatchEvent{Type: kind, Object: runtime.RawExtension{Raw: f.encode(media, object)}}
-	if media == codec.MediaProtobuf {
+	if media == wire.MediaProtobuf {
 		b, err := event.Marshal()
 		if err != nil {
 			f.t.Error(err)
@@ -302,7 +302,7 @@ func (f *fakeAPI) watch(w http.ResponseWriter, r *http.Request, namespace string
 	q := r.URL.Query()
 	media := strings.Split(r.Header.Get("Accept"), ";")[0]
 	contentType := media
-	if media == codec.MediaProtobuf {
+	if media == wire.MediaProtobuf {
 		contentType += ";stream=watch"
 	}
 	f.mu.Lock()

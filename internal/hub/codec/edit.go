@@ -1,13 +1,13 @@
 package codec
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // errNoMetadata: what was given is no object of the API.
@@ -16,7 +16,7 @@ var errNoMetadata = errors.New("an object without metadata")
 // Metadata returns the bytes of an object's ObjectMeta, from its bare message.
 func Metadata(message []byte) ([]byte, error) {
 	var metadata []byte
-	err := EachField(message, func(f Field) error {
+	err := wire.EachField(message, func(f wire.Field) error {
 		if f.Number == fieldObjectMetadata && f.Bytes != nil {
 			metadata = f.Bytes
 		}
@@ -26,81 +26,6 @@ func Metadata(message []byte) ([]byte, error) {
 		err = errNoMetadata
 	}
 	return metadata, err
-}
-
-// WithResourceVersion returns a copy of a bare message with another
-// resourceVersion in its metadata.
-func WithResourceVersion(message []byte, version string) ([]byte, error) {
-	out := make([]byte, 0, len(message)+len(version)+8)
-	found, rest := false, message
-	err := EachField(message, func(f Field) error {
-		field := rest[:f.Size]
-		rest = rest[f.Size:]
-		if f.Number != fieldObjectMetadata || f.Bytes == nil {
-			out = append(out, field...)
-			return nil
-		}
-		found = true
-		metadata, err := setString(f.Bytes, fieldResourceVersion, version)
-		if err != nil {
-			return err
-		}
-		out = AppendBytesField(out, fieldObjectMetadata, metadata)
-		return nil
-	})
-	if err == nil && !found {
-		err = errNoMetadata
-	}
-	if err != nil {
-		return nil, fmt.Errorf("set a resourceVersion: %w", err)
-	}
-	return out, nil
-}
-
-// setString returns a copy of a message with one of its string fields replaced,
-// or added.
-func setString(message []byte, number protowire.Number, value string) ([]byte, error) {
-	out := make([]byte, 0, len(message)+len(value)+4)
-	rest := message
-	err := EachField(message, func(f Field) error {
-		if f.Number != number {
-			out = append(out, rest[:f.Size]...)
-		}
-		rest = rest[f.Size:]
-		return nil
-	})
-	return AppendBytesField(out, number, []byte(value)), err
-}
-
-// JSONWithResourceVersion is WithResourceVersion of an object in JSON.
-func JSONWithResourceVersion(object []byte, version string) ([]byte, error) {
-	var whole map[string]json.RawMessage
-	if err := json.Unmarshal(object, &whole); err != nil {
-		return nil, fmt.Errorf("set a resourceVersion: %w", err)
-	}
-	var metadata map[string]json.RawMessage
-	if err := json.Unmarshal(whole["metadata"], &metadata); err != nil || metadata == nil {
-		return nil, fmt.Errorf("set a resourceVersion: %w", errNoMetadata)
-	}
-	var err error
-	if metadata["resourceVersion"], err = marshalJSON(version); err != nil {
-		return nil, err
-	}
-	if whole["metadata"], err = marshalJSON(metadata); err != nil {
-		return nil, err
-	}
-	return marshalJSON(whole)
-}
-
-// marshalJSON is json.Marshal without the escaping of HTML inside of strings.
-func marshalJSON(v any) ([]byte, error) {
-	var out bytes.Buffer
-	encoder := json.NewEncoder(&out)
-	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
 }
 
 // AppendBytesField appends a length-delimited field.
@@ -169,7 +94,7 @@ func EnvelopeAround(kind runtime.TypeMeta, size int) (before, after []byte, err 
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode a %s: %w", kind.Kind, err)
 	}
-	before = append(before, ProtobufPrefix...)
+	before = append(before, wire.Prefix...)
 	before = AppendBytesField(before, fieldUnknownType, encoded)
 	before = AppendBytesHeader(before, fieldUnknownRaw, size)
 	// An apiserver writes the two empty strings too.

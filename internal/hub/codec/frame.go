@@ -10,6 +10,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // maxFrame bounds one watch event. The largest object an apiserver takes is
@@ -26,12 +28,12 @@ var errFrameTooLarge = errors.New("a watch event is too large")
 // Event is what rewriting needs to know of an event.
 type Event struct {
 	Kind string
-	Meta Meta
+	Meta wire.Meta
 }
 
 // EndsInitialEvents: the bookmark that follows the last initial event.
 func (e Event) EndsInitialEvents() bool {
-	return e.Kind == "BOOKMARK" && e.Meta.Annotations[metav1.InitialEventsAnnotationKey] == "true"
+	return e.Kind == "BOOKMARK" && e.Meta.EndsInitialEvents()
 }
 
 // WatchCodec is one protocol of a watch stream.
@@ -85,12 +87,12 @@ func (p *protobufFrames) Parse(frame []byte) (Event, error) {
 	var event Event
 	var object []byte
 	// WatchEvent{type = 1, object = 2}, and object is RawExtension{raw = 1}.
-	err := EachField(frame[frameHeader:], func(f Field) error {
+	err := wire.EachField(frame[frameHeader:], func(f wire.Field) error {
 		switch f.Number {
 		case 1:
 			event.Kind = string(f.Bytes)
 		case 2:
-			return EachField(f.Bytes, func(f Field) error {
+			return wire.EachField(f.Bytes, func(f wire.Field) error {
 				if f.Number == 1 {
 					object = f.Bytes
 				}
@@ -108,11 +110,11 @@ func (p *protobufFrames) Parse(frame []byte) (Event, error) {
 	if event.Kind == "ERROR" {
 		return event, nil
 	}
-	unknown, err := ParseEnvelope(object)
+	envelope, err := wire.ParseEnvelope(object)
 	if err != nil {
 		return event, fmt.Errorf("decode a watch event: %w", err)
 	}
-	if event.Meta, err = ProtobufMeta(unknown.Raw); err != nil {
+	if event.Meta, err = wire.ReadMeta(wire.MediaProtobuf, envelope.Message); err != nil {
 		return event, fmt.Errorf("decode a watch event: %w", err)
 	}
 	return event, nil
@@ -156,7 +158,7 @@ func (j *jsonFrames) Parse(frame []byte) (Event, error) {
 	if event.Type == "ERROR" {
 		return Event{Kind: event.Type}, nil
 	}
-	meta, err := JSONMeta(event.Object)
+	meta, err := wire.ReadMeta(wire.MediaJSON, event.Object)
 	if err != nil {
 		return Event{}, fmt.Errorf("decode the object of a watch event: %w", err)
 	}

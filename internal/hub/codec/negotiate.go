@@ -5,12 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-)
 
-// The media types the hub can rewrite.
-const (
-	MediaJSON     = "application/json"
-	MediaProtobuf = "application/vnd.kubernetes.protobuf"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // Encoding is how objects of an answer look on the wire.
@@ -33,9 +29,9 @@ func (e Encoding) Accept(list bool) string {
 // Media is the media type.
 func (e Encoding) Media() string {
 	if e.Protobuf {
-		return MediaProtobuf
+		return wire.MediaProtobuf
 	}
-	return MediaJSON
+	return wire.MediaJSON
 }
 
 // Speaks says whether a Content-Type is of this encoding.
@@ -75,9 +71,9 @@ func NegotiateOf(accept string, list, protobuf bool) (Encoding, bool) {
 		}
 		c := choice{quality: 1}
 		switch media {
-		case MediaProtobuf:
+		case wire.MediaProtobuf:
 			c.encoding.Protobuf = true
-		case MediaJSON, "application/*", "*/*":
+		case wire.MediaJSON, "application/*", "*/*":
 		default:
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // encoder writes the objects of one kind in one encoding.
@@ -55,7 +56,7 @@ func (e encoder) whole(o *replica.Object) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return envelope(e.shown(), message)
+		return envelope(e.shown(), message), nil
 	}
 	if e.Partial {
 		return e.partialJSON(o)
@@ -72,7 +73,7 @@ func (e encoder) item(o *replica.Object) ([]byte, error) {
 	if e.Protobuf {
 		return e.message(o)
 	}
-	if e.Partial || o.Media == replica.MediaJSON {
+	if e.Partial || o.Media == wire.MediaJSON {
 		// Items of lists of custom resources carry their kind, as do partial ones.
 		return e.whole(o)
 	}
@@ -88,7 +89,7 @@ func (e encoder) item(o *replica.Object) ([]byte, error) {
 // message returns an object as a bare protobuf message.
 func (e encoder) message(o *replica.Object) ([]byte, error) {
 	message := o.Message
-	if o.Media != replica.MediaProtobuf {
+	if o.Media != wire.MediaProtobuf {
 		object, err := e.typed(o)
 		if err != nil {
 			return nil, err
@@ -130,7 +131,7 @@ func (e encoder) typed(o *replica.Object) (protobufObject, error) {
 func (e encoder) partialJSON(o *replica.Object) ([]byte, error) {
 	var partial metav1.PartialObjectMetadata
 	var err error
-	if o.Media == replica.MediaProtobuf {
+	if o.Media == wire.MediaProtobuf {
 		// Fields it does not have are skipped.
 		err = partial.Unmarshal(o.Message)
 	} else {
@@ -152,10 +153,10 @@ func decode(o *replica.Object) (runtime.Object, error) {
 	return object, nil
 }
 
-func envelope(kind schema.GroupVersionKind, message []byte) ([]byte, error) {
-	unknown := runtime.Unknown{Raw: message}
-	unknown.APIVersion, unknown.Kind = kind.ToAPIVersionAndKind()
-	return codec.Envelope(&unknown)
+func envelope(kind schema.GroupVersionKind, message []byte) []byte {
+	e := wire.Envelope{Message: message}
+	e.APIVersion, e.Kind = kind.ToAPIVersionAndKind()
+	return e.Append(nil)
 }
 
 // atVersion is an object with another resourceVersion: what a client is shown
@@ -164,19 +165,17 @@ func atVersion(o *replica.Object, version replica.Version) (*replica.Object, err
 	changed := *o
 	changed.Version = version
 	var err error
-	if o.Media != replica.MediaProtobuf {
-		changed.Raw, err = codec.JSONWithResourceVersion(o.Raw, version.String())
-		changed.Message = changed.Raw
-		return &changed, err
-	}
-	unknown, err := codec.ParseEnvelope(o.Raw)
-	if err != nil {
+	if changed.Message, err = wire.SetResourceVersion(o.Media, o.Message, version.String()); err != nil {
 		return nil, err
 	}
-	if changed.Message, err = codec.WithResourceVersion(o.Message, version.String()); err != nil {
-		return nil, err
+	changed.Raw = changed.Message
+	if o.Media == wire.MediaProtobuf {
+		e, err := wire.ParseEnvelope(o.Raw)
+		if err != nil {
+			return nil, err
+		}
+		e.Message = changed.Message
+		changed.Raw = e.Append(nil)
 	}
-	unknown.Raw = changed.Message
-	changed.Raw, err = codec.Envelope(unknown)
-	return &changed, err
+	return &changed, nil
 }

@@ -92,7 +92,7 @@ func (e encoder) bookmark(version replica.Version, endsInitialEvents bool) ([]by
 	if e.Protobuf {
 		// Any object with nothing but metadata has this form.
 		if object, err = partial.Marshal(); err == nil {
-			object, err = envelope(e.shown(), object)
+			object = envelope(e.shown(), object)
 		}
 	} else {
 		object, err = json.Marshal(&partial)
@@ -110,7 +110,7 @@ func (e encoder) failure(status metav1.Status) ([]byte, error) {
 	var err error
 	if e.Protobuf {
 		if object, err = status.Marshal(); err == nil {
-			object, err = envelope(metav1.Unversioned.WithKind("Status"), object)
+			object = envelope(metav1.Unversioned.WithKind("Status"), object)
 		}
 	} else {
 		object, err = json.Marshal(status)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // patience is how long a test waits for what must happen; never waited out by a
@@ -107,7 +108,7 @@ func stored(t testing.TB, media string, o runtime.Object) *replica.Object {
 		t.Fatal(err)
 	}
 	out := &replica.Object{Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUID(), Version: version, Media: media}
-	if media == replica.MediaJSON {
+	if media == wire.MediaJSON {
 		if out.Raw, err = json.Marshal(o); err != nil {
 			t.Fatal(err)
 		}
@@ -118,15 +119,15 @@ func stored(t testing.TB, media string, o runtime.Object) *replica.Object {
 	if err := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme).Encode(o, &b); err != nil {
 		t.Fatal(err)
 	}
-	unknown, err := codec.ParseEnvelope(b.Bytes())
+	unknown, err := wire.ParseEnvelope(b.Bytes())
 	if err != nil {
 		t.Fatal(err)
 	}
-	out.Raw, out.Message = b.Bytes(), unknown.Raw
+	out.Raw, out.Message = b.Bytes(), unknown.Message
 	return out
 }
 
-func pb(t testing.TB, o runtime.Object) *replica.Object { return stored(t, replica.MediaProtobuf, o) }
+func pb(t testing.TB, o runtime.Object) *replica.Object { return stored(t, wire.MediaProtobuf, o) }
 
 func (r *rig) load(version replica.Version, objects ...runtime.Object) {
 	r.t.Helper()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // The field selectors every resource has.
@@ -141,7 +142,7 @@ func (s *selection) field(o *replica.Object, field string) (string, error) {
 	path := s.paths[field]
 	var value string
 	var err error
-	if o.Media == replica.MediaProtobuf {
+	if o.Media == wire.MediaProtobuf {
 		value, err = codec.At(o.Message, path.boolean, path.numbers...)
 	} else {
 		value, err = jsonAt(o.Raw, path)
@@ -175,9 +176,4 @@ func jsonAt(object []byte, path fieldPath) (string, error) {
 	return value, err
 }
 
-func metaOf(o *replica.Object) (codec.Meta, error) {
-	if o.Media == replica.MediaProtobuf {
-		return codec.ProtobufMeta(o.Message)
-	}
-	return codec.JSONMeta(o.Raw)
-}
+func metaOf(o *replica.Object) (wire.Meta, error) { return wire.ReadMeta(o.Media, o.Message) }

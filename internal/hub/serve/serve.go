@@ -17,6 +17,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 const (
@@ -150,7 +151,7 @@ func (c *call) negotiate(kind schema.GroupVersionKind) (encoder, bool) {
 		codec.WriteStatus(c.w, metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
 			Message: fmt.Sprintf("the node's replica serves %s as %s and %s, whole or as PartialObjectMetadata",
-				c.request.Resource.Resource, codec.MediaJSON, codec.MediaProtobuf),
+				c.request.Resource.Resource, wire.MediaJSON, wire.MediaProtobuf),
 		})
 	}
 	return encoder{Encoding: e, kind: kind}, ok

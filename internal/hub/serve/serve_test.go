@@ -24,8 +24,8 @@ import (
 	"k8s.io/client-go/tools/pager"
 	testingclock "k8s.io/utils/clock/testing"
 
-	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 func (r *rig) client(media string) *kubernetes.Clientset {
@@ -94,7 +94,7 @@ func TestSelectors(t *testing.T) {
 				want = append(want, s)
 			}
 		}
-		for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+		for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 			got, err := r.client(media).CoreV1().Services(c.namespace).List(t.Context(), metav1.ListOptions{LabelSelector: c.labels, FieldSelector: c.fields})
 			if err != nil {
 				t.Fatalf("%+v %s: %v", c, media, err)
@@ -138,7 +138,7 @@ func TestSelectableFields(t *testing.T) {
 			}
 			s := &selection{paths: paths}
 			for field := range paths {
-				fromJSON, err := s.field(stored(t, replica.MediaJSON, o), field)
+				fromJSON, err := s.field(stored(t, wire.MediaJSON, o), field)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -158,19 +158,19 @@ func TestSelectableFields(t *testing.T) {
 // TestEncodings asks for one object and for a list in every form, stored in
 // either encoding.
 func TestEncodings(t *testing.T) {
-	for _, storedAs := range []string{replica.MediaJSON, replica.MediaProtobuf} {
+	for _, storedAs := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		r := newRig(t, nil)
 		s := service("shop", "till", "10.96.0.9", 12, map[string]string{"app": "till"})
 		if err := r.cache.Load(services, replica.Content{Version: 12, Objects: []*replica.Object{stored(t, storedAs, s)}}); err != nil {
 			t.Fatal(err)
 		}
-		for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+		for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 			got, err := r.client(media).CoreV1().Services("shop").Get(t.Context(), "till", metav1.GetOptions{ResourceVersion: "0"})
 			if err != nil {
 				t.Fatal(err)
 			}
 			want := s.DeepCopy()
-			if media == codec.MediaProtobuf {
+			if media == wire.MediaProtobuf {
 				want.TypeMeta = got.TypeMeta // client-go clears it, or not
 			}
 			want.TypeMeta = got.TypeMeta
@@ -240,14 +240,14 @@ func TestCustomResources(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := &replica.Object{Namespace: "shop", Name: "w", Version: 7, Media: replica.MediaJSON, Raw: raw, Message: raw}
+	o := &replica.Object{Namespace: "shop", Name: "w", Version: 7, Media: wire.MediaJSON, Raw: raw, Message: raw}
 	if err := r.cache.Load(widgets, replica.Content{Version: 9, Objects: []*replica.Object{o}}); err != nil {
 		t.Fatal(err)
 	}
 	const path = "/apis/example.com/v1/widgets"
 	response, body := r.get(path, "application/vnd.kubernetes.protobuf,application/json")
 	var list unstructured.UnstructuredList
-	if err := list.UnmarshalJSON(body); err != nil || response.Header.Get("Content-Type") != codec.MediaJSON {
+	if err := list.UnmarshalJSON(body); err != nil || response.Header.Get("Content-Type") != wire.MediaJSON {
 		t.Fatalf("%v: %s %s", err, response.Header.Get("Content-Type"), body)
 	}
 	if list.GetKind() != "WidgetList" || len(list.Items) != 1 || cmp.Diff(list.Items[0].Object, w.Object) != "" {
@@ -256,9 +256,9 @@ func TestCustomResources(t *testing.T) {
 	if response, _ := r.get(path, "application/vnd.kubernetes.protobuf"); response.StatusCode != http.StatusNotAcceptable {
 		t.Errorf("protobuf only: %s", response.Status)
 	}
-	_, body = r.get(path+"/w", codec.MediaProtobuf+";as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+	_, body = r.get(path+"/w", wire.MediaProtobuf+";as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	_ = body
-	_, body = r.get("/apis/example.com/v1/namespaces/shop/widgets/w?resourceVersion=0", codec.MediaProtobuf+";as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+	_, body = r.get("/apis/example.com/v1/namespaces/shop/widgets/w?resourceVersion=0", wire.MediaProtobuf+";as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
 	checkPartial(t, body, metav1.ObjectMeta{Namespace: "shop", Name: "w", ResourceVersion: "7", UID: "u"})
 }
 
@@ -377,7 +377,7 @@ func TestPages(t *testing.T) {
 	}
 	r.load(50, objects(all)...)
 	version := replica.Version(50)
-	for _, media := range []string{codec.MediaJSON, codec.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		for _, selector := range []string{"", "odd=1"} {
 			client := r.client(media).CoreV1().Services("")
 			whole, err := client.List(t.Context(), metav1.ListOptions{LabelSelector: selector})
@@ -417,7 +417,7 @@ func TestPages(t *testing.T) {
 			}
 		}
 	}
-	first, err := r.client(codec.MediaJSON).CoreV1().Services("").List(t.Context(), metav1.ListOptions{Limit: 4})
+	first, err := r.client(wire.MediaJSON).CoreV1().Services("").List(t.Context(), metav1.ListOptions{Limit: 4})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +425,7 @@ func TestPages(t *testing.T) {
 	if got := r.status("/api/v1/services?limit=4&continue=" + url.QueryEscape(first.Continue)); got != "410 Expired" {
 		t.Errorf("a page that comes late: %s", got)
 	}
-	any, err := r.client(codec.MediaJSON).CoreV1().Services("").List(t.Context(), metav1.ListOptions{Limit: 4, ResourceVersion: "0"})
+	any, err := r.client(wire.MediaJSON).CoreV1().Services("").List(t.Context(), metav1.ListOptions{Limit: 4, ResourceVersion: "0"})
 	if err != nil || any.Continue != "" || len(any.Items) < 25 {
 		t.Errorf("a limit where any version will do: %d items, %v", len(any.Items), err)
 	}

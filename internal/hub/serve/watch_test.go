@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 func newCodecs(s *runtime.Scheme) serializer.CodecFactory { return serializer.NewCodecFactory(s) }
@@ -95,7 +97,7 @@ func TestWatchSelects(t *testing.T) {
 func TestDeletedBySelection(t *testing.T) {
 	before := service("shop", "a", "10.0.0.1", 2, map[string]string{"in": ""})
 	after := service("shop", "a", "10.0.0.2", 3, nil)
-	for _, media := range []string{replica.MediaJSON, replica.MediaProtobuf} {
+	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 		o, err := atVersion(stored(t, media, before), 3)
 		if err != nil {
 			t.Fatal(err)
@@ -228,22 +230,24 @@ func TestSharedFrames(t *testing.T) {
 func FuzzFrames(f *testing.F) {
 	for _, s := range shop() {
 		f.Add(pb(f, s).Message, true, true)
-		f.Add(stored(f, replica.MediaJSON, s).Raw, false, false)
+		f.Add(stored(f, wire.MediaJSON, s).Raw, false, false)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte, protobuf, partial bool) {
-		o := &replica.Object{Namespace: "shop", Name: "a", Version: 2, Media: replica.MediaJSON, Raw: raw, Message: raw}
+		o := &replica.Object{Namespace: "shop", Name: "a", Version: 2, Media: wire.MediaJSON, Raw: raw, Message: raw}
 		if protobuf {
-			o.Media = replica.MediaProtobuf
-			var err error
-			if o.Raw, err = envelope(serviceKind, raw); err != nil {
-				t.Fatal(err)
-			}
+			o.Media = wire.MediaProtobuf
+			o.Raw = envelope(serviceKind, raw)
 		}
 		for _, as := range []bool{true, false} {
 			e := encoder{Encoding: codec.Encoding{Protobuf: as, Partial: partial}, kind: serviceKind}
-			if moved, err := atVersion(o, 9); err == nil {
-				if _, err := metaOf(moved); err != nil {
-					t.Fatalf("moved to another version it is unreadable: %v", err)
+			if before, err := metaOf(o); err == nil {
+				moved, err := atVersion(o, 9)
+				if err != nil {
+					t.Fatalf("cannot be moved to another version: %v", err)
+				}
+				before.ResourceVersion = "9"
+				if after, err := metaOf(moved); err != nil || cmp.Diff(before, after) != "" {
+					t.Fatalf("moved to another version it is %+v, not %+v: %v", after, before, err)
 				}
 			}
 			if protobuf == false && !partial && as == false {
