@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -18,6 +19,9 @@ const (
 	maxRequestBody = 3 << 20
 	// bodyReadTimeout bounds how long a local caller may take to send a body.
 	bodyReadTimeout = 30 * time.Second
+	// maxKept bounds an answer that is kept for a cut: aggregated discovery of a
+	// cluster with many CustomResourceDefinitions.
+	maxKept = 1 << 20
 	// copyBuffer is how much of an answer is read at once. Watch events are
 	// mostly smaller.
 	copyBuffer = 32 << 10
@@ -46,15 +50,19 @@ type exchange struct {
 	req    request
 	as     identity
 	caller Caller
+	body   []byte // whole, once readBody has taken it in
+	// caller's context, where that of r ends with the link too; nil: r's.
+	callers context.Context
+	// unanswered is told that there was no answer and that none was given to the
+	// caller; nil: the caller is answered so.
+	unanswered func(error)
+	// keep takes the whole of a small answer that was had; nil: nobody does.
+	keep func(header http.Header, code int, body []byte)
 }
 
 // forward streams the request through.
 func (x *exchange) forward() {
-	body, ok := x.readBody()
-	if !ok {
-		return
-	}
-	out := x.outgoing(x.req.path, x.req.query, body)
+	out := x.outgoing(x.req.path, x.req.query, x.body)
 	response, err := x.hub.upstreams[x.as].do(out)
 	if err != nil {
 		x.fail(err)
@@ -64,16 +72,24 @@ func (x *exchange) forward() {
 	x.relay(response)
 }
 
+// asked lasts as long as the caller waits.
+func (x *exchange) asked() context.Context {
+	if x.callers != nil {
+		return x.callers
+	}
+	return x.r.Context()
+}
+
 // readBody takes in the whole body: it is small, and with it in memory a request
 // whose connection turns out dead is sent again on a new one. A false return has
 // been answered.
-func (x *exchange) readBody() ([]byte, bool) {
+func (x *exchange) readBody() bool {
 	if x.r.ContentLength == 0 {
-		return nil, true
+		return true
 	}
 	if x.r.ContentLength > maxRequestBody {
 		codec.WriteStatus(x.w, tooLarge())
-		return nil, false
+		return false
 	}
 	control := http.NewResponseController(x.w)
 	// Connections keep real time, whatever clock the hub has. Where deadlines
@@ -88,9 +104,10 @@ func (x *exchange) readBody() ([]byte, bool) {
 		} else {
 			codec.WriteStatus(x.w, badRequest("the request's body did not arrive: "+err.Error()))
 		}
-		return nil, false
+		return false
 	}
-	return body, true
+	x.body = body
+	return true
 }
 
 // outgoing builds the request for the apiserver from the caller's.
@@ -107,6 +124,10 @@ func (x *exchange) outgoing(path string, query url.Values, body []byte) *http.Re
 		out.ContentLength = int64(len(body))
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 		out.Body, _ = out.GetBody()
+	}
+	if x.keep != nil && x.req.isResource() {
+		// What is kept is read again: small, and as it is.
+		out.Header.Set("Accept-Encoding", "identity")
 	}
 	return out
 }
@@ -142,9 +163,13 @@ func outgoingHeader(in http.Header) http.Header {
 
 // fail answers a request that got no answer.
 func (x *exchange) fail(err error) {
-	if x.r.Context().Err() != nil {
+	if x.asked().Err() != nil {
 		// The caller, or Serve, is gone.
 		panic(http.ErrAbortHandler)
+	}
+	if x.unanswered != nil {
+		x.unanswered(err)
+		return
 	}
 	x.hub.log.Debug("the apiserver cannot be reached", "caller", x.caller, "method", x.req.method, "path", x.req.path, "error", err)
 	if f, ok := errors.AsType[*failure](err); ok && f.sent && !x.req.reads() && x.req.isResource() {
@@ -179,9 +204,13 @@ func (x *exchange) relay(response *http.Response) {
 		x.flush(control)
 	}
 	buffer := make([]byte, copyBuffer)
+	var kept []byte
 	for {
 		n, err := response.Body.Read(buffer)
 		if n > 0 {
+			if x.keep != nil && len(kept) <= maxKept {
+				kept = append(kept, buffer[:n]...)
+			}
 			if _, werr := x.w.Write(buffer[:n]); werr != nil {
 				panic(http.ErrAbortHandler)
 			}
@@ -190,6 +219,9 @@ func (x *exchange) relay(response *http.Response) {
 			}
 		}
 		if err == io.EOF {
+			if x.keep != nil && len(kept) <= maxKept {
+				x.keep(response.Header, response.StatusCode, kept)
+			}
 			return
 		}
 		if err != nil {

@@ -64,6 +64,9 @@ type Config struct {
 	// KubernetesEndpoint is where ServePods listens: the address in the
 	// synthesized slice default/kubernetes.
 	KubernetesEndpoint netip.AddrPort
+	// Local is what the hub answers from while the apiserver cannot be reached,
+	// and reads of what it mirrors always; nil: everything is streamed through.
+	Local *Local
 	// Logger of the hub; slog.Default where nil.
 	Logger *slog.Logger
 	// Clock judges certificates and times requests out; real time where nil.
@@ -105,6 +108,7 @@ type Hub struct {
 	clock     clock.WithDelayedExecution
 	synthetic syntheticSlice
 	upstreams map[identity]*upstream
+	local     *local // nil without Config.Local
 }
 
 // New checks the configuration. It opens nothing.
@@ -127,6 +131,9 @@ func New(config Config) (*Hub, error) {
 	h.upstreams = map[identity]*upstream{
 		nodeIdentity: newUpstream(&h.config, config.NodeCertificate),
 		hubIdentity:  newUpstream(&h.config, config.HubCertificate),
+	}
+	if config.Local != nil {
+		h.local = newLocal(h, *config.Local)
 	}
 	return h, nil
 }
@@ -163,6 +170,12 @@ func (h *Hub) Serve(ctx context.Context) error {
 				return h.config.ServingCertificate()
 			},
 		},
+	}
+	if h.local != nil {
+		running, stop := context.WithCancel(ctx)
+		ended := make(chan struct{})
+		go func() { defer close(ended); h.local.run(running) }()
+		defer func() { stop(); <-ended }()
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.ServeTLS(h.config.Listener, "", "") }()
@@ -215,6 +228,18 @@ func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Con
 		r = r.WithContext(ctx)
 	}
 	x := exchange{hub: h, w: w, r: r, req: req, as: as, caller: caller}
+	if !x.readBody() {
+		return
+	}
+	if h.local != nil {
+		x.answer()
+		return
+	}
+	x.through()
+}
+
+// through answers with what the apiserver says.
+func (x *exchange) through() {
 	if x.rewritesSlices() {
 		x.serveSlices()
 		return

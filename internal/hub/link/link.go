@@ -2,13 +2,13 @@
 // the tunnel's session and of every request that failed on the way, and asks the
 // apiserver itself; it carries nothing and repairs nothing.
 //
-//	            session up, then a probe is answered
-//	 cut ───────────────────────────────────────────────────► online
-//	  ▲  (probed at once when the session begins, and           │
-//	  │   every ProbeInterval for as long as it lasts)          │
-//	  └─────────────────────────────────────────────────────────┘
-//	   session gone, a request failed on the way, or a probe was
-//	   not answered
+//	           session up, then a probe is answered
+//	cut ───────────────────────────────────────────────────► online
+//	 ▲  (probed at once when the session begins, and           │
+//	 │   every ProbeInterval for as long as it lasts)          │
+//	 └─────────────────────────────────────────────────────────┘
+//	  session gone, a request failed on the way, or a probe was
+//	  not answered
 //
 // One failed request is enough: whoever made it is answered from what the node
 // holds, now, and so is everybody after. Being wrong costs until the next probe,

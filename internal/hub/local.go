@@ -1,0 +1,240 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/serve"
+)
+
+// Local is what a hub has on its own node. All but OnLink is required.
+type Local struct {
+	// Replica is the node's copy of the API.
+	Replica replica.Replica
+	// Layer takes what the node writes while it is cut off.
+	Layer overlay.Layer
+	// Memo keeps what is not mirrored.
+	Memo *memo.Memo
+	// RenewLease says whether the hub renews the node's lease upstream; else
+	// somebody else does, by KubeletRenewed.
+	RenewLease bool
+	// OnLink is told when the link is cut or back, one call at a time; it must
+	// not block. May be nil.
+	OnLink func(link.State)
+}
+
+// local is a request's way to an answer on the node itself:
+//
+//	own lease ────────────────────────────────────► kept here, always
+//	read ──► replica ──(not its to answer)──┐
+//	write ──────────────────────────────────┴─► online? ──► apiserver ──► answer
+//	                                              │             │ no answer
+//	                                              ▼             ▼
+//	           cut: replica as it is ─► remembered ─► overlay ─► 503 that names the cut
+type local struct {
+	hub     *Hub
+	config  Local
+	server  *serve.Server
+	link    *link.Monitor
+	overlay *overlay.Overlay
+	lease   lease
+	back    chan struct{} // the link is back
+}
+
+func newLocal(h *Hub, config Local) *local {
+	l := &local{hub: h, config: config, lease: lease{kick: make(chan struct{}, 1)}, back: make(chan struct{}, 1)}
+	l.server = serve.New(serve.Options{Replica: config.Replica, Clock: h.clock, Logger: h.log})
+	l.overlay = overlay.New(overlay.Options{
+		Replica: config.Replica, Layer: config.Layer, Memo: config.Memo, NodeName: h.config.NodeName, Clock: h.clock, Logger: h.log,
+	})
+	l.link = link.New(link.Options{Probe: h.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
+		if s.Online {
+			select {
+			case l.back <- struct{}{}:
+			default:
+			}
+		}
+		if config.OnLink != nil {
+			config.OnLink(s)
+		}
+	}})
+	return l
+}
+
+// drainAgain is the wait after what was spooled could not be sent though the
+// link is there: an apiserver that is overloaded or still starting.
+const drainAgain = 10 * time.Second
+
+// run does what is done beside answering, until ctx ends.
+func (l *local) run(ctx context.Context) {
+	l.overlay.Restore()
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	parts.Go(func() {
+		if err := l.link.Run(ctx); err != nil {
+			l.hub.log.Error("watch the link", "error", err)
+		}
+	})
+	if l.config.RenewLease {
+		parts.Go(func() { l.renewLease(ctx) })
+	}
+	for {
+		select {
+		case <-l.back:
+			l.resume(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// resume hands back what the node kept while it was cut off.
+func (l *local) resume(ctx context.Context) {
+	l.overlay.Lift()
+	l.lease.renewNow()
+	for {
+		online, ok := l.link.Online()
+		if !ok {
+			return
+		}
+		sending, cancel := context.WithCancel(ctx)
+		stop := context.AfterFunc(online, cancel)
+		err := l.overlay.Drain(sending, l.sendSpooled)
+		stop()
+		cancel()
+		if err == nil {
+			return
+		}
+		l.hub.log.Warn("send what the node wrote while it was cut off", "waiting", l.overlay.Waiting(), "error", err)
+		if !l.wait(ctx, drainAgain, nil) {
+			return
+		}
+	}
+}
+
+// Link is the hub's judgement of the way to the apiserver, to be told of the
+// tunnel's session; nil without Config.Local.
+func (h *Hub) Link() *link.Monitor {
+	if h.local == nil {
+		return nil
+	}
+	return h.local.link
+}
+
+// probe asks the apiserver how it is; any answer will do.
+func (h *Hub) probe(ctx context.Context) error {
+	host := h.config.UpstreamServerName
+	r := (&http.Request{
+		Method: http.MethodGet, URL: &url.URL{Scheme: "https", Host: host, Path: "/readyz"}, Host: host,
+		Header: http.Header{"User-Agent": {"edge-hub"}}, Body: http.NoBody,
+	}).WithContext(ctx)
+	response, err := h.upstreams[nodeIdentity].do(r)
+	if err != nil {
+		return err
+	}
+	return response.Body.Close()
+}
+
+// answer is the life of a request that may be answered on the node.
+func (x *exchange) answer() {
+	l := x.hub.local
+	x.ownOnly()
+	if x.answerLease() || x.fromReplica(false) {
+		return
+	}
+	var cause error
+	if online, ok := l.link.Online(); ok {
+		if cause = x.tryThrough(online); cause == nil {
+			return
+		}
+		if !errors.Is(cause, link.ErrCut) && !errors.Is(cause, errNoAnswer) {
+			l.link.Failed(cause)
+		}
+	}
+	switch {
+	case x.fromReplica(true), x.remembered(), x.overlaid():
+	case cause != nil:
+		x.fail(cause)
+	default:
+		codec.WriteStatus(x.w, x.cut())
+	}
+}
+
+// tryThrough asks the apiserver for as long as the link lasts. An error means
+// that there was no answer and that nothing was told to the caller.
+func (x *exchange) tryThrough(online context.Context) (unanswered error) {
+	r := x.r
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(online, func() { cancel(context.Cause(online)) })()
+	x.callers, x.r = r.Context(), r.WithContext(ctx)
+	x.unanswered = func(err error) {
+		unanswered = err
+		if cause := context.Cause(ctx); errors.Is(cause, link.ErrCut) {
+			sent := false
+			if f, ok := errors.AsType[*failure](err); ok {
+				sent = f.sent
+			}
+			unanswered = &failure{err: cause, sent: sent}
+		}
+	}
+	x.keep = x.keeper()
+	x.through()
+	x.callers, x.r, x.unanswered, x.keep = nil, r, nil, nil
+	return unanswered
+}
+
+// cut is the answer to what cannot be done without the apiserver.
+func (x *exchange) cut() metav1.Status {
+	state := x.hub.local.link.State()
+	return unavailable(fmt.Sprintf("the node has been cut off from its cluster since %s: %s",
+		state.Since.UTC().Format("2006-01-02T15:04:05Z"), state.Reason))
+}
+
+// ownOnly narrows what an operator on the node lists to what the node may see.
+func (x *exchange) ownOnly() {
+	if x.caller != CallerAdmin || x.req.group != "" || x.req.verb != "list" && x.req.verb != "watch" {
+		return
+	}
+	field := map[string]string{"pods": "spec.nodeName", "nodes": "metadata.name"}[x.req.resource]
+	if field == "" {
+		return
+	}
+	own := fields.OneTermEqualSelector(field, x.hub.config.NodeName).String()
+	if s := x.req.query.Get("fieldSelector"); s != "" {
+		own = s + "," + own
+	}
+	x.req.query.Set("fieldSelector", own)
+}
+
+// fromReplica answers a read from what the node mirrors. stale: the apiserver
+// cannot be asked.
+func (x *exchange) fromReplica(stale bool) bool {
+	r := x.req
+	if !r.isResource() || !r.reads() || r.subresource != "" {
+		return false
+	}
+	gr := groupResource{r.group, r.resource}
+	if x.caller == CallerKubelet && shared[gr] && gr.resource != "services" {
+		return false // mirrored with the hub's rights, which the kubelet has not
+	}
+	return x.hub.local.server.Serve(x.r.Context(), x.w, serve.Request{
+		Verb: r.verb, Resource: schema.GroupVersionResource{Group: r.group, Version: r.version, Resource: r.resource},
+		Namespace: r.namespace, Name: r.name, Query: r.query, Accept: x.r.Header.Get("Accept"),
+		Component: x.caller != CallerAdmin, Stale: stale,
+	})
+}

@@ -1,0 +1,26 @@
+// Package overlay keeps what a node rightfully writes while it is cut off: the
+// status of its own Node and of its own pods, its CSINode, and events. It is
+// applied to what the node mirrors, so that whoever reads on the node sees it,
+// and handed back once the link is there. It accepts no other write, and drops
+// none that it has accepted.
+//
+//	status of own node, own pods          CSINode           events
+//	        │ patch                          │                 │
+//	        ▼                                ▼                 ▼
+//	laid over the replica, at         remembered, and    spooled, the newest
+//	versions of the overlay           spooled            maxSpool of them
+//	        │                                │                 │
+//	        │        ── the link is back ──  └────────┬────────┘
+//	        ▼                                         ▼
+//	lifted: the replica is the            sent to the apiserver in order;
+//	apiserver's again, watches get 410,   a refusal is final, a cut is not
+//	and kubelet writes its status anew
+//
+// Status need not be sent: a kubelet compares what the API has with what it knows
+// every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and
+// patches what differs, as soon as it sees the apiserver's state.
+//
+// Everything accepted is in the memo before it is acknowledged, and on disk within
+// the store's next batch: it survives a restart of the hub, and a power cut but
+// for its last fraction of a second.
+package overlay

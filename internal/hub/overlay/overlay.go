@@ -1,0 +1,304 @@
+package overlay
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/strategicpatch"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/clock"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+)
+
+// versionStep is added when the overlay is opened: versions given just before a
+// power cut may not have been written down.
+const versionStep = 1 << 16
+
+var (
+	// bucketLaid holds the objects as they are laid over the replica: a node and
+	// its pods.
+	bucketLaid = memo.Bucket{Name: "overlay", Max: 1024}
+	// bucketVersion holds the last version given.
+	bucketVersion = memo.Bucket{Name: "overlay-version", Max: 1}
+)
+
+// Layer is the keeper of the replica.
+type Layer interface {
+	// Lay publishes an event with a version of the overlay over a collection.
+	Lay(c replica.Collection, e *replica.Event) error
+	// Lift makes the collections the apiserver's again: what was laid over them
+	// is gone, and every watch that may have seen it expires.
+	Lift(collections []replica.Collection)
+}
+
+// Options of New. Logger and Clock may be left out.
+type Options struct {
+	Replica  replica.Replica
+	Layer    Layer
+	Memo     *memo.Memo
+	NodeName string
+	Clock    clock.PassiveClock
+	Logger   *slog.Logger
+}
+
+// Overlay is a node's. Its methods may be called by any goroutine.
+type Overlay struct {
+	options Options
+
+	mu   sync.Mutex // guards what follows, and the order of what is laid
+	n    uint64     // of the version given last
+	laid map[replica.Collection]bool
+	// draining: the spool is being sent.
+	draining bool
+}
+
+// New opens the overlay of a node.
+func New(o Options) *Overlay {
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Clock == nil {
+		o.Clock = clock.RealClock{}
+	}
+	v := &Overlay{options: o, laid: map[replica.Collection]bool{}}
+	if b, ok := o.Memo.Get(bucketVersion, "n"); ok {
+		n, err := strconv.ParseUint(string(b), 10, 64)
+		if err != nil {
+			o.Logger.Error("read the overlay's last version", "error", err)
+		}
+		v.n = n + versionStep
+	}
+	return v
+}
+
+// next gives a version. The caller holds mu.
+func (o *Overlay) next() replica.Version {
+	o.n++
+	o.options.Memo.Put(bucketVersion, "n", strconv.AppendUint(nil, o.n, 10))
+	return replica.OverlayBase + replica.Version(o.n)
+}
+
+// Target is a status that the node writes.
+type Target struct {
+	Resource        schema.GroupVersionResource
+	Namespace, Name string
+}
+
+// PatchStatus applies a patch to the status of an object of the replica and
+// returns the object after it. Errors are of apimachinery's kinds, or the
+// replica's: the write was not accepted.
+func (o *Overlay) PatchStatus(target Target, kind types.PatchType, patch []byte) (runtime.Object, error) {
+	if kind != types.StrategicMergePatchType {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("a cut node takes patches of its status as %s only", types.StrategicMergePatchType))
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	collection, before, err := o.find(target)
+	if err != nil {
+		return nil, err
+	}
+	old, err := decode(before)
+	if err != nil {
+		return nil, err
+	}
+	after, err := apply(old, patch)
+	if err != nil {
+		return nil, err
+	}
+	m := after.(metav1.Object)
+	if m.GetUID() != before.UID {
+		return nil, apierrors.NewConflict(target.Resource.GroupResource(), target.Name, fmt.Errorf("it has uid %s, not %s", before.UID, m.GetUID()))
+	}
+	changed, err := encode(after)
+	if err != nil {
+		return nil, err
+	}
+	if unchanged, err := encode(old); err == nil && bytes.Equal(unchanged, changed) {
+		return old, nil
+	}
+	if err := o.lay(collection, before, after); err != nil {
+		return nil, err
+	}
+	return after, nil
+}
+
+// find returns the object a write is about. The caller holds mu.
+func (o *Overlay) find(target Target) (replica.Collection, *replica.Object, error) {
+	collection, coverage := o.options.Replica.Cover(replica.Query{Resource: target.Resource, Namespace: target.Namespace, Name: target.Name})
+	if coverage == replica.CoverNone {
+		return collection, nil, fmt.Errorf("%s %s: %w", target.Resource.Resource, target.Name, replica.ErrNotMirrored)
+	}
+	object, _, err := o.options.Replica.Get(collection, target.Namespace, target.Name)
+	if err != nil {
+		return collection, nil, err
+	}
+	if object == nil {
+		return collection, nil, apierrors.NewNotFound(target.Resource.GroupResource(), target.Name)
+	}
+	return collection, object, nil
+}
+
+// lay puts an object over the replica at a version of its own. The caller holds
+// mu.
+func (o *Overlay) lay(collection replica.Collection, before *replica.Object, after runtime.Object) error {
+	after.(metav1.Object).SetResourceVersion(o.next().String())
+	raw, err := encode(after)
+	if err != nil {
+		return err
+	}
+	object, err := replica.NewObject(wire.MediaProtobuf, raw)
+	if err != nil {
+		return err
+	}
+	value, err := json.Marshal(laid{collection, raw})
+	if err != nil {
+		return err
+	}
+	o.options.Memo.Put(bucketLaid, collection.String()+" "+object.Namespace+"/"+object.Name, value)
+	if err := o.options.Layer.Lay(collection, &replica.Event{Type: watch.Modified, Object: object, Previous: before}); err != nil {
+		return err
+	}
+	o.laid[collection] = true
+	return nil
+}
+
+// laid is an object of bucketLaid.
+type laid struct {
+	Collection replica.Collection `json:"collection"`
+	Object     []byte             `json:"object"`
+}
+
+// Restore lays what a hub before this one had accepted over the replica again.
+// It is called once, when the replica has been loaded.
+func (o *Overlay) Restore() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, e := range o.options.Memo.All(bucketLaid) {
+		if err := o.restore(e.Value); err != nil {
+			// Its object was deleted, or is another by now: nothing to lay it on.
+			o.options.Logger.Info("what the node wrote before is not laid over its replica again", "object", e.Key, "error", err)
+			o.options.Memo.Delete(bucketLaid, e.Key)
+		}
+	}
+}
+
+func (o *Overlay) restore(value []byte) error {
+	var l laid
+	if err := json.Unmarshal(value, &l); err != nil {
+		return err
+	}
+	after, _, err := scheme.Codecs.UniversalDeserializer().Decode(l.Object, nil, nil)
+	if err != nil {
+		return err
+	}
+	m := after.(metav1.Object)
+	before, _, err := o.options.Replica.Get(l.Collection, m.GetNamespace(), m.GetName())
+	switch {
+	case err != nil:
+		return err
+	case before == nil:
+		return errors.New("it is gone")
+	case before.UID != m.GetUID():
+		return errors.New("it is another one")
+	}
+	// What the apiserver had said meanwhile stays, but for the status.
+	base, err := decode(before)
+	if err != nil {
+		return err
+	}
+	if err := copyStatus(base, after); err != nil {
+		return err
+	}
+	return o.lay(l.Collection, before, base)
+}
+
+// Lift ends the overlay: the replica is the apiserver's again.
+func (o *Overlay) Lift() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var keys []string
+	for _, e := range o.options.Memo.All(bucketLaid) {
+		keys = append(keys, e.Key)
+	}
+	o.options.Memo.Delete(bucketLaid, keys...)
+	var collections []replica.Collection
+	for c := range o.laid {
+		collections = append(collections, c)
+	}
+	clear(o.laid)
+	if len(collections) > 0 {
+		o.options.Layer.Lift(collections)
+	}
+}
+
+// apply patches an object and keeps of the result what a write of the status may
+// change: the status.
+func apply(old runtime.Object, patch []byte) (runtime.Object, error) {
+	original, err := json.Marshal(old)
+	if err != nil {
+		return nil, err
+	}
+	merged, err := strategicpatch.StrategicMergePatch(original, patch, old)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(merged, nil, nil)
+	if err != nil {
+		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
+	}
+	after := old.DeepCopyObject()
+	if err := copyStatus(after, object); err != nil {
+		return nil, err
+	}
+	// The uid is a precondition.
+	after.(metav1.Object).SetUID(object.(metav1.Object).GetUID())
+	return after, nil
+}
+
+func copyStatus(to, from runtime.Object) error {
+	switch to := to.(type) {
+	case *corev1.Node:
+		if from, ok := from.(*corev1.Node); ok {
+			to.Status = from.Status
+			return nil
+		}
+	case *corev1.Pod:
+		if from, ok := from.(*corev1.Pod); ok {
+			to.Status = from.Status
+			return nil
+		}
+	}
+	return fmt.Errorf("a cut node keeps the status of nodes and pods, not that of a %T", to)
+}
+
+func decode(o *replica.Object) (runtime.Object, error) {
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(o.Raw, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("decode %s/%s: %w", o.Namespace, o.Name, err)
+	}
+	return object, nil
+}
+
+func encode(o runtime.Object) ([]byte, error) {
+	var b bytes.Buffer
+	if err := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme).Encode(o, &b); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}

@@ -1,0 +1,259 @@
+package hub
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+)
+
+// What is kept of the apiserver's answers, for while it cannot be asked.
+var (
+	// bucketDiscovery: what the apiserver serves. A few clients ask for the same
+	// few documents; each in at most a handful of forms.
+	bucketDiscovery = memo.Bucket{Name: "discovery", Max: 64}
+	// bucketObjects: single objects that kubelet gets for its pods' volumes and
+	// for itself; a node of 110 pods with several volumes each.
+	bucketObjects = memo.Bucket{Name: "objects", Max: 1024}
+	// bucketTokens: one for each projected token volume of each pod.
+	bucketTokens = memo.Bucket{Name: "tokens", Max: 1024}
+)
+
+// softExpiry is the life that a token from before the cut is said to have: the
+// kubelet asks again when four fifths are over, and never has one that it takes
+// for expired. What the apiserver gave lives for a year behind that
+// (--service-account-extend-token-expiration).
+const softExpiry = 10 * time.Minute
+
+// rememberedGets are the objects that are not mirrored, and which kubelet gets
+// by name where it needs them.
+var rememberedGets = map[groupResource]bool{
+	{"", "persistentvolumeclaims"}:          true,
+	{"", "persistentvolumes"}:               true,
+	{"", "serviceaccounts"}:                 true,
+	{"storage.k8s.io", "volumeattachments"}: true,
+	{"storage.k8s.io", "csinodes"}:          true,
+	{"resource.k8s.io", "resourceclaims"}:   true,
+}
+
+// kept is an answer as it is remembered.
+type kept struct {
+	Type     string `json:"type"`
+	Encoding string `json:"encoding,omitempty"`
+	ETag     string `json:"etag,omitempty"`
+	Body     []byte `json:"body"`
+}
+
+// keeper returns what keeps the answer to this request, nil where nothing does.
+func (x *exchange) keeper() func(http.Header, int, []byte) {
+	m := x.hub.local.config.Memo
+	bucket, key := x.memory()
+	if key == "" {
+		return nil
+	}
+	return func(header http.Header, code int, body []byte) {
+		switch {
+		case code == http.StatusNotFound && bucket == bucketObjects:
+			m.Delete(bucket, key)
+			return
+		case code != http.StatusOK && code != http.StatusCreated:
+			return
+		}
+		value, err := json.Marshal(kept{Type: header.Get("Content-Type"), Encoding: header.Get("Content-Encoding"), ETag: header.Get("ETag"), Body: body})
+		if err != nil {
+			x.hub.log.Error("remember an answer", "path", x.req.path, "error", err)
+			return
+		}
+		if bucket == bucketTokens {
+			x.hub.local.forgetTokens()
+		}
+		m.Put(bucket, key, value)
+	}
+}
+
+// memory says where the answer to a request is remembered; "" is nowhere.
+func (x *exchange) memory() (memo.Bucket, string) {
+	r := x.req
+	switch {
+	case !r.isResource() && r.method == http.MethodGet && discovery(r.path) && !unlasting(r.path):
+		return bucketDiscovery, r.path + "?" + r.query.Encode() + " " + x.r.Header.Get("Accept")
+	case r.verb == "get" && r.subresource == "" && rememberedGets[groupResource{r.group, r.resource}] && x.as == nodeIdentity:
+		return bucketObjects, r.path
+	case r.verb == "create" && r.resource == "serviceaccounts" && r.subresource == "token" && x.caller == CallerKubelet:
+		if asked, err := decodeBody[*authenticationv1.TokenRequest](x); err == nil {
+			return bucketTokens, tokenKey(r.namespace, r.name, asked)
+		}
+	}
+	return memo.Bucket{}, ""
+}
+
+// unlasting are paths that tell how the apiserver is now, and documents too
+// large to keep for what they are worth offline (only writing needs them).
+func unlasting(path string) bool {
+	for _, p := range []string{"/healthz", "/livez", "/readyz", "/openapi"} {
+		if path == p || strings.HasPrefix(path, p+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// tokenKey names a token by what it is bound to and for whom it is.
+func tokenKey(namespace, account string, asked *authenticationv1.TokenRequest) string {
+	uid := ""
+	if ref := asked.Spec.BoundObjectRef; ref != nil {
+		uid = string(ref.UID)
+	}
+	audiences := slices.Sorted(slices.Values(asked.Spec.Audiences))
+	return strings.Join([]string{uid, namespace, account, strings.Join(audiences, ",")}, " ")
+}
+
+// forgetTokens drops the tokens of pods that the node no longer has.
+func (l *local) forgetTokens() {
+	pods, ok := l.ownPods()
+	if !ok {
+		return
+	}
+	var gone []string
+	for _, e := range l.config.Memo.All(bucketTokens) {
+		uid, _, _ := strings.Cut(e.Key, " ")
+		if uid != "" && !pods[uid] {
+			gone = append(gone, e.Key)
+		}
+	}
+	// A token asked for just before its pod was seen here is asked for again.
+	l.config.Memo.Delete(bucketTokens, gone...)
+}
+
+// remembered answers with what the apiserver said last.
+func (x *exchange) remembered() bool {
+	bucket, key := x.memory()
+	if key == "" {
+		return false
+	}
+	value, ok := x.hub.local.config.Memo.Get(bucket, key)
+	if !ok {
+		return false
+	}
+	var k kept
+	if err := json.Unmarshal(value, &k); err != nil {
+		x.hub.log.Error("read a remembered answer", "path", x.req.path, "error", err)
+		return false
+	}
+	if bucket == bucketDiscovery {
+		return x.replay(k)
+	}
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(k.Body, nil, nil)
+	if err != nil {
+		x.hub.log.Error("read a remembered answer", "path", x.req.path, "error", err)
+		return false
+	}
+	if token, ok := object.(*authenticationv1.TokenRequest); ok {
+		token.Status.ExpirationTimestamp = metav1.NewTime(x.hub.clock.Now().Add(softExpiry))
+		return x.respond(http.StatusCreated, token)
+	}
+	return x.respond(http.StatusOK, object)
+}
+
+// replay answers with remembered bytes.
+func (x *exchange) replay(k kept) bool {
+	body := k.Body
+	h := x.w.Header()
+	switch {
+	case k.Encoding == "":
+	case strings.Contains(x.r.Header.Get("Accept-Encoding"), k.Encoding):
+		h.Set("Content-Encoding", k.Encoding)
+	case k.Encoding == "gzip":
+		plain, err := gunzip(body)
+		if err != nil {
+			x.hub.log.Error("unpack a remembered answer", "path", x.req.path, "error", err)
+			return false
+		}
+		body = plain
+	default:
+		return false
+	}
+	if k.ETag != "" {
+		h.Set("ETag", k.ETag)
+	}
+	h.Set("Content-Type", k.Type)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	x.w.WriteHeader(http.StatusOK)
+	if _, err := x.w.Write(body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return true
+}
+
+// maxPlain bounds what a compressed answer becomes.
+const maxPlain = 16 << 20
+
+func gunzip(body []byte) ([]byte, error) {
+	r, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	plain, err := io.ReadAll(io.LimitReader(r, maxPlain+1))
+	if err == nil && len(plain) > maxPlain {
+		err = fmt.Errorf("it is larger than %d bytes", maxPlain)
+	}
+	return plain, err
+}
+
+// decodeBody reads an object of Kubernetes' own from a request.
+func decodeBody[T runtime.Object](x *exchange) (T, error) {
+	var none T
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(x.body, nil, nil)
+	if err != nil {
+		return none, fmt.Errorf("decode the request's body: %w", err)
+	}
+	typed, ok := object.(T)
+	if !ok {
+		return none, fmt.Errorf("the request's body is a %T", object)
+	}
+	return typed, nil
+}
+
+// respond answers with an object in the encoding the caller likes best.
+func (x *exchange) respond(code int, object runtime.Object) bool {
+	e, ok := codec.Negotiate(x.r.Header.Get("Accept"), false)
+	if !ok || e.Partial {
+		codec.WriteStatus(x.w, notAcceptable())
+		return true
+	}
+	var body bytes.Buffer
+	var err error
+	if e.Protobuf {
+		err = protobuf.NewSerializer(scheme.Scheme, scheme.Scheme).Encode(object, &body)
+	} else {
+		err = json.NewEncoder(&body).Encode(object)
+	}
+	if err != nil {
+		codec.WriteStatus(x.w, misunderstood(err.Error()))
+		return true
+	}
+	h := x.w.Header()
+	h.Set("Content-Type", e.Media())
+	h.Set("Cache-Control", "no-cache, private")
+	h.Set("Content-Length", strconv.Itoa(body.Len()))
+	x.w.WriteHeader(code)
+	if _, err := x.w.Write(body.Bytes()); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return true
+}
