@@ -10,11 +10,13 @@
 //	NodePool, EdgeNode            pools         counts, members; deletion waits for its nodes
 //	UnitDeployment                units         a Deployment per pool, one Service, status per unit
 //	Secret (join token)           tokens        removes expired ones
+//	EdgeNode, Node                policies      what may be dialled through a node, signed
 //
 // All of them run as edge:controllers with the rights in manifests/, against
 // one apiserver, in one process; nothing here is a webhook, so that nothing here
 // has to be up for the apiserver to work.
 //
-// The package never signs a certificate, never writes a node's key except to
-// revoke it, and never touches labels, taints or workloads it did not make.
+// The package never signs a certificate (the authority that it is given signs
+// nodes' policies), never writes a node's key except to revoke it, and never
+// touches labels, taints or workloads it did not make.
 package controllers

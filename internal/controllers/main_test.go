@@ -152,6 +152,7 @@ func (w *world) run() {
 		defer close(w.ended)
 		w.runErr = controllers.Run(ctx, controllers.Config{
 			RESTConfig: w.controllers, Sessions: w.sessions, Kick: w.kicks.kick, Logger: w.logger, Clock: w.clock,
+			Authority: w.server.CA,
 		})
 	}()
 }

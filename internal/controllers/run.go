@@ -39,6 +39,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
 // fieldManager owns what the controllers apply.
@@ -71,8 +72,11 @@ type Config struct {
 	Sessions Sessions
 	// Kick ends the session of a node, if there is one, and tells it why. It
 	// must not block for long; it may be called again for a node without one.
-	Kick   func(node, reason string)
-	Logger *slog.Logger
+	Kick func(node, reason string)
+	// Authority signs what may be dialled through each node. nil: nodes get no
+	// policy, and agents then allow nothing but their kubelets.
+	Authority *pki.Authority
+	Logger    *slog.Logger
 	// Clock is the real one when nil.
 	Clock clock.PassiveClock
 }
@@ -200,6 +204,9 @@ func newManager(ctx context.Context, cfg Config, logger logr.Logger) (ctrl.Manag
 		&poolReconciler{client: kube, log: cfg.Logger, clock: cfg.Clock},
 		&unitReconciler{client: kube, live: live, log: cfg.Logger, clock: cfg.Clock, applied: newAppliedCache()},
 		&tokenReconciler{client: kube, log: cfg.Logger, clock: cfg.Clock},
+	}
+	if cfg.Authority != nil {
+		reconcilers = append(reconcilers, &policyReconciler{client: kube, authority: cfg.Authority, clock: cfg.Clock})
 	}
 	for _, reconciler := range reconcilers {
 		if err := reconciler.setup(manager); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/controllers"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
+	"github.com/edgewright/terraform-provider-edge/internal/gateway/members"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
 )
 
@@ -97,19 +98,23 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return sup.Run(ctx, specs) })
 	g.Go(func() error { return creds.renew(ctx, d.logger) })
 
-	gw, members, sessions, err := d.gateway(ctx, g, creds)
+	gw, known, sessions, err := d.gateway(ctx, g, creds)
 	if err != nil {
 		return err
 	}
-	g.Go(func() error { return d.bringUp(ctx, g, sup, creds, gw, members, sessions) })
+	g.Go(func() error { return d.bringUp(ctx, g, sup, creds, gw, known, sessions) })
 	return g.Wait()
 }
 
 // gateway starts both of its listeners. The egress socket must exist before the
-// apiserver wants to dial; sessions are admitted once members has synced.
-func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members, *sessions, error) {
-	members, sessions := newMembers(), newSessions()
+// apiserver wants to dial; sessions are admitted once the members have synced.
+func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members.Members, *sessions, error) {
+	known, sessions := members.New(), newSessions()
 	enroller, err := newEnroller(d.spec, creds, d.logger)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ranges, err := d.spec.Ranges()
 	if err != nil {
 		return nil, nil, nil, err
 	}
@@ -117,19 +122,23 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	gw, err := gateway.New(gateway.Config{
 		Certificate: creds.gatewayCertificate,
 		ClientCAs:   creds.ca.Pool(), // not the etcd CA, which roots has for the probes
-		Authorize:   members.authorize,
+		Authorize:   known.Authorize,
 		DialAPIServer: func(ctx context.Context) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", loopbackPort(d.spec.Ports.API))
 		},
+		Policy:    known.Policy,
 		Enroller:  enroller,
-		Routes:    members,
+		Routes:    known,
+		Service:   known.Service,
+		DialLocal: members.Outside(ranges),
 		OnSession: sessions.set,
 		Logger:    d.logger,
 	})
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	members.revoked = func(node, reason string) { gw.Kick(node, reason) }
+	known.Revoked = func(node, reason string) { gw.Kick(node, reason) }
+	known.PolicyChanged = gw.PolicyChanged
 	if err := os.Remove(EgressSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, nil, fmt.Errorf("remove the old egress socket: %w", err)
 	}
@@ -153,7 +162,7 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 		defer cancel()
 		return gw.Close(closing)
 	})
-	return gw, members, sessions, nil
+	return gw, known, sessions, nil
 }
 
 // gatewayDrain is how long a daemon that ends waits for streams to end: an
@@ -161,7 +170,7 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 const gatewayDrain = 500 * time.Millisecond
 
 // bringUp follows the start to its end and says where it is.
-func (d *daemon) bringUp(ctx context.Context, g *errgroup.Group, sup *supervise.Supervisor, creds *credentials, gw *gateway.Gateway, members *members, sessions *sessions) error {
+func (d *daemon) bringUp(ctx context.Context, g *errgroup.Group, sup *supervise.Supervisor, creds *credentials, gw *gateway.Gateway, known *members.Members, sessions *sessions) error {
 	d.enter(etcd)
 	if err := sup.WaitReady(ctx, etcd); err != nil {
 		return err
@@ -181,17 +190,18 @@ func (d *daemon) bringUp(ctx context.Context, g *errgroup.Group, sup *supervise.
 		return fmt.Errorf("install the cluster's own objects: %w", err)
 	}
 	d.enter("controllers and gateway")
-	g.Go(func() error { return members.run(ctx, creds.config(d.spec, gatewayUser)) })
+	g.Go(func() error { return known.Run(ctx, creds.config(d.spec, gatewayUser)) })
 	g.Go(func() error {
 		return controllers.Run(ctx, controllers.Config{
 			RESTConfig: creds.config(d.spec, controllersUser),
 			Sessions:   sessions,
 			Kick:       func(node, reason string) { gw.Kick(node, reason) },
+			Authority:  creds.ca,
 			Logger:     d.logger,
 		})
 	})
 	select {
-	case <-members.synced:
+	case <-known.Synced():
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -244,5 +254,4 @@ func (s *Spec) digest() (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-var _ gateway.Routes = (*members)(nil)
 var _ gateway.Enroller = (*enroll.Service)(nil)

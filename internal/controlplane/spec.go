@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 )
 
 // SpecFile is the name of the Spec's file in a cluster directory.
@@ -84,6 +85,19 @@ func (s *Spec) ServiceIP() (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("service CIDR %q: %w", s.ServiceCIDRs[0], err)
 	}
 	return p.Masked().Addr().Next(), nil
+}
+
+// Ranges are the pod and service ranges.
+func (s *Spec) Ranges() ([]netip.Prefix, error) {
+	var out []netip.Prefix
+	for _, cidr := range append(slices.Clone(s.PodCIDRs), s.ServiceCIDRs...) {
+		p, err := netip.ParsePrefix(cidr)
+		if err != nil {
+			return nil, fmt.Errorf("range %q of cluster %s: %w", cidr, s.ClusterID, err)
+		}
+		out = append(out, p.Masked())
+	}
+	return out, nil
 }
 
 // Layout names the files and directories of a cluster directory.

@@ -48,8 +48,9 @@ type joined struct {
 // identity is a node that has joined.
 type identity struct {
 	joined
-	ca  *x509.CertPool
-	key *ecdsa.PrivateKey
+	ca        *x509.CertPool
+	authority *x509.Certificate // the one that the join token pinned
+	key       *ecdsa.PrivateKey
 }
 
 // joinPoll is how often a node without a token looks whether it got one.
@@ -228,6 +229,7 @@ func (n *node) loadIdentity() (*identity, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", n.pki(clusterCAFile), err)
 	}
+	id.authority = certs[0]
 	id.ca = x509.NewCertPool()
 	for _, c := range certs {
 		id.ca.AddCert(c)

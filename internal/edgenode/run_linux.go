@@ -242,27 +242,15 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(loopback, fmt.Sprint(kubeletPort)))
 		},
-		AllowTCP: n.allowTCP,
-		OnState:  n.linkChanged,
-		Logger:   n.log.With("part", "agent"),
+		CA: id.authority, Documents: documents{n.pki("")},
+		OnState: n.linkChanged,
+		Logger:  n.log.With("part", "agent"),
 	})
 	if err != nil {
 		return nil, err
 	}
 	g.Go(func() error { return a.Run(ctx) })
 	return a, nil
-}
-
-// allowTCP lets the cloud reach this node's own pods and nothing else.
-func (n *node) allowTCP(addr netip.AddrPort) error {
-	if own := n.podCIDRs.Load(); own != nil {
-		for _, p := range *own {
-			if p.Contains(addr.Addr().Unmap()) {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("%s is not a pod of this node", addr.Addr())
 }
 
 func (n *node) linkChanged(connected bool, gateway string) {

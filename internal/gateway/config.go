@@ -44,6 +44,10 @@ type Config struct {
 	Enroller Enroller
 	// Routes says where targets are. Required.
 	Routes Routes
+	// Service returns a ready endpoint of the service at a cluster address, from a
+	// cache. The error wraps ErrNoRoute for an address that is no service's. nil:
+	// no service is known.
+	Service func(addr netip.AddrPort) (endpoint netip.AddrPort, err error)
 	// DialLocal reaches egress targets that are neither an edge node nor a pod
 	// of one ("tcp", "host:port"); nil refuses them.
 	DialLocal func(ctx context.Context, network, addr string) (net.Conn, error)

@@ -94,7 +94,7 @@ func (g *Gateway) serveConnect(ctx context.Context, c net.Conn) {
 	}
 	var carried tunnel.Spliced
 	if rt.node == "" {
-		carried = g.connectLocal(ctx, c, host, prefix)
+		carried = g.connectLocal(ctx, c, rt.local, prefix)
 	} else {
 		carried = g.connectNode(ctx, c, rt, prefix, a)
 	}
@@ -251,7 +251,7 @@ func statusOf(err error) int {
 	switch {
 	case errors.As(err, &bad):
 		return bad.code
-	case errors.Is(err, ErrNotConnected), errors.Is(err, ErrDraining), errors.Is(err, ErrClosed), errors.Is(err, tunnel.ErrStreamLimit):
+	case errors.Is(err, ErrNotConnected), errors.Is(err, ErrDraining), errors.Is(err, ErrClosed), errors.Is(err, tunnel.ErrStreamLimit), errors.Is(err, errNoEndpoint):
 		return http.StatusServiceUnavailable
 	case errors.As(err, &se):
 		switch se.Status {

@@ -16,10 +16,14 @@ const kubeletPort = "10250"
 // errRoute marks every target that is refused for what it is.
 var errRoute = errors.New("not reachable through the tunnel")
 
+// errNoEndpoint marks a service with nothing behind it at the moment.
+var errNoEndpoint = errors.New("service unavailable")
+
 // route is where a CONNECT goes: to a node's target, or outside the tunnel.
 type route struct {
 	node   string // empty: outside
 	target Target
+	local  string // what to dial outside, "host:port"
 }
 
 func (r route) kind() string {
@@ -49,17 +53,33 @@ func (g *Gateway) route(hostport string) (route, error) {
 	if err != nil || p == 0 {
 		return route{}, fmt.Errorf("%q: %w: port out of range", hostport, errRoute)
 	}
-	addr = addr.Unmap()
-	node, err := g.cfg.Routes.PodOwner(addr)
+	return g.routeAddr(netip.AddrPortFrom(addr.Unmap(), uint16(p)))
+}
+
+// routeAddr decides for an address: a service's is first replaced by one of its
+// endpoints', a pod's leads to its node.
+func (g *Gateway) routeAddr(addr netip.AddrPort) (route, error) {
+	asked := addr
+	if g.cfg.Service != nil {
+		switch endpoint, err := g.cfg.Service(addr); {
+		case err == nil:
+			addr = endpoint
+		case !errors.Is(err, ErrNoRoute):
+			return route{}, fmt.Errorf("%s: %w: %w", asked, errNoEndpoint, err)
+		}
+	}
+	node, err := g.cfg.Routes.PodOwner(addr.Addr())
 	switch {
 	case err == nil:
-		return route{node: node, target: TCP(netip.AddrPortFrom(addr, uint16(p)))}, nil
+		return route{node: node, target: TCP(addr)}, nil
 	case errors.Is(err, ErrNoRoute) && g.cfg.DialLocal != nil:
-		return route{}, nil
+		return route{local: addr.String()}, nil
+	case errors.Is(err, ErrNoRoute) && addr != asked:
+		return route{}, fmt.Errorf("%s: %w: the service's endpoint %s is no pod of an edge node", asked, errRoute, addr)
 	case errors.Is(err, ErrNoRoute):
-		return route{}, fmt.Errorf("%s: %w: it is no pod of an edge node (nodes are addressed by name)", hostport, errRoute)
+		return route{}, fmt.Errorf("%s: %w: it is no pod of an edge node (nodes are addressed by name)", asked, errRoute)
 	default:
-		return route{}, fmt.Errorf("%s: %w: %w", hostport, errRoute, err)
+		return route{}, fmt.Errorf("%s: %w: %w", asked, errRoute, err)
 	}
 }
 
@@ -71,7 +91,7 @@ func (g *Gateway) routeName(name, port string) (route, error) {
 		return route{node: name, target: Kubelet()}, nil
 	}
 	if g.cfg.DialLocal != nil {
-		return route{}, nil
+		return route{local: net.JoinHostPort(name, port)}, nil
 	}
 	return route{}, fmt.Errorf("%s:%s: %w: no edge node has this name", name, port, errRoute)
 }

@@ -29,6 +29,10 @@ const (
 	// ManagedAnnotation on a Node records, as JSON, which labels and taints the
 	// node controller put there, so that it removes only its own.
 	ManagedAnnotation = "edgewright.dev/managed"
+	// PolicyAnnotation on an EdgeNode is the node's signed policy (package
+	// tunnel/signed): what may be dialled through it. The controllers have it
+	// signed; gateways carry it to the node, whose agent verifies it.
+	PolicyAnnotation = "edgewright.dev/node-policy"
 	// SystemNamespace holds what belongs to the cluster itself: join tokens and
 	// the declared cluster spec.
 	SystemNamespace = "edge-system"

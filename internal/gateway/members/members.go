@@ -1,8 +1,13 @@
-//go:build linux
-
-package controlplane
+// Package members is what a gateway knows of its cluster: which key may hold
+// which node's name, which node owns which pod range, what each node's signed
+// policy is, and which endpoints are behind a service. It is fed by watches of
+// the API, so that admitting a session or routing a dial asks the API nothing.
+//
+// It writes nothing, neither to the API nor elsewhere.
+package members
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -11,6 +16,7 @@ import (
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -23,36 +29,52 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
-// members is what the gateway knows of nodes: who may hold which name, and
-// which node owns which pod range. It is fed by watches, so that admitting a
-// session or routing a dial asks the API nothing.
-type members struct {
-	synced chan struct{} // closed once both watches have synced
-	// revoked is called, without mu held, with a node whose enrolled key is no
+// Members is the cache. Make it with New, set what is to be called, and Run it.
+type Members struct {
+	// Revoked is called, without mu held, with a node whose enrolled key is no
 	// longer the one it was: a session of the old key must end, also one that
-	// was admitted a moment before the change was seen.
-	revoked func(node, reason string)
+	// was admitted a moment before the change was seen. May be nil.
+	Revoked func(node, reason string)
+	// PolicyChanged is called, without mu held, with a node whose signed policy is
+	// another. May be nil.
+	PolicyChanged func(node string)
 
-	mu   sync.RWMutex              // guards the fields below
-	keys map[string]string         // fingerprint of the enrolled key, empty before enrolment, by node name
-	pods map[string][]netip.Prefix // pod ranges by node name
+	synced chan struct{} // closed once all watches have synced
+
+	mu       sync.RWMutex              // guards the fields below
+	keys     map[string]string         // fingerprint of the enrolled key, empty before enrolment, by node name
+	pods     map[string][]netip.Prefix // pod ranges by node name
+	policies map[string][]byte         // signed.Policy documents by node name
+	services services
 }
 
-func newMembers() *members {
-	return &members{
-		synced: make(chan struct{}),
-		keys:   map[string]string{},
-		pods:   map[string][]netip.Prefix{},
+// New makes an empty cache, which admits nobody.
+func New() *Members {
+	return &Members{
+		synced:   make(chan struct{}),
+		keys:     map[string]string{},
+		pods:     map[string][]netip.Prefix{},
+		policies: map[string][]byte{},
+		services: newServices(),
 	}
 }
 
-// run watches until ctx ends.
-func (m *members) run(ctx context.Context, cfg *rest.Config) error {
+// Synced is closed when everything has been read once.
+func (m *Members) Synced() <-chan struct{} { return m.synced }
+
+// Run watches until ctx ends.
+func (m *Members) Run(ctx context.Context, cfg *rest.Config) error {
 	s := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(s), v1alpha1.AddToScheme(s)); err != nil {
 		return err
 	}
-	c, err := cache.New(cfg, cache.Options{Scheme: s, DefaultTransform: cache.TransformStripManagedFields()})
+	c, err := cache.New(cfg, cache.Options{
+		Scheme: s, DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Node{}:               {Transform: stripNode},
+			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
+		},
+	})
 	if err != nil {
 		return fmt.Errorf("watch nodes: %w", err)
 	}
@@ -62,6 +84,8 @@ func (m *members) run(ctx context.Context, cfg *rest.Config) error {
 	}{
 		{&v1alpha1.EdgeNode{}, m.setEdgeNode},
 		{&corev1.Node{}, m.setNode},
+		{&corev1.Service{}, m.setService},
+		{&discoveryv1.EndpointSlice{}, m.setSlice},
 	} {
 		informer, err := c.GetInformer(ctx, w.object, cache.BlockUntilSynced(false))
 		if err != nil {
@@ -89,7 +113,7 @@ func (m *members) run(ctx context.Context, cfg *rest.Config) error {
 	return c.Start(ctx)
 }
 
-func (m *members) setEdgeNode(o any, gone bool) {
+func (m *Members) setEdgeNode(o any, gone bool) {
 	n, ok := o.(*v1alpha1.EdgeNode)
 	if !ok {
 		return
@@ -97,19 +121,46 @@ func (m *members) setEdgeNode(o any, gone bool) {
 	m.mu.Lock()
 	before, known := m.keys[n.Name]
 	after := n.Status.Key
+	old, policy := m.policies[n.Name], []byte(n.Annotations[v1alpha1.PolicyAnnotation])
 	if gone {
 		delete(m.keys, n.Name)
-		after = ""
+		delete(m.policies, n.Name)
+		after, policy = "", nil
 	} else {
 		m.keys[n.Name] = after
+		m.policies[n.Name] = policy
 	}
 	m.mu.Unlock()
-	if known && before != "" && before != after && m.revoked != nil {
-		m.revoked(n.Name, "the node's key was revoked")
+	if known && before != "" && before != after && m.Revoked != nil {
+		m.Revoked(n.Name, "the node's key was revoked")
+	}
+	if len(policy) > 0 && !bytes.Equal(old, policy) && m.PolicyChanged != nil {
+		m.PolicyChanged(n.Name)
 	}
 }
 
-func (m *members) setNode(o any, gone bool) {
+// Policy returns the node's signed policy, nil while there is none.
+func (m *Members) Policy(node string) []byte {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if p := m.policies[node]; len(p) > 0 {
+		return p
+	}
+	return nil
+}
+
+// stripNode keeps of a Node what is read here: there may be ten thousand.
+func stripNode(in any) (any, error) {
+	if n, ok := in.(*corev1.Node); ok {
+		out := &corev1.Node{}
+		out.Name, out.UID, out.ResourceVersion = n.Name, n.UID, n.ResourceVersion
+		out.Spec.PodCIDRs = n.Spec.PodCIDRs
+		return out, nil
+	}
+	return in, nil
+}
+
+func (m *Members) setNode(o any, gone bool) {
 	n, ok := o.(*corev1.Node)
 	if !ok {
 		return
@@ -127,9 +178,9 @@ func (m *members) setNode(o any, gone bool) {
 	}
 }
 
-// authorize admits the key that a node enrolled with and no other. A node that
+// Authorize admits the key that a node enrolled with and no other. A node that
 // is leaving keeps its session until its removal cuts it: it is being drained.
-func (m *members) authorize(node string, leaf *x509.Certificate) error {
+func (m *Members) Authorize(node string, leaf *x509.Certificate) error {
 	select {
 	case <-m.synced:
 	default:
@@ -157,7 +208,7 @@ func (m *members) authorize(node string, leaf *x509.Certificate) error {
 // PodOwner implements gateway.Routes: the node whose pod range holds the
 // address. Node addresses are never routed by: sites share one LAN range on
 // purpose.
-func (m *members) PodOwner(addr netip.Addr) (string, error) {
+func (m *Members) PodOwner(addr netip.Addr) (string, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	var owner string
@@ -179,9 +230,11 @@ func (m *members) PodOwner(addr netip.Addr) (string, error) {
 }
 
 // HasNode implements gateway.Routes: whether a node of that name is declared.
-func (m *members) HasNode(node string) bool {
+func (m *Members) HasNode(node string) bool {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	_, ok := m.keys[node]
 	return ok
 }
+
+var _ gateway.Routes = (*Members)(nil)

@@ -1,6 +1,4 @@
-//go:build linux
-
-package controlplane
+package members
 
 import (
 	"crypto/x509"
@@ -36,18 +34,18 @@ func TestMembersAdmitTheEnrolledKeyAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := &x509.Certificate{PublicKey: &key.PublicKey}
-	m := newMembers()
+	m := New()
 	m.setEdgeNode(edgeNode("n", fingerprint), false)
 	m.setEdgeNode(edgeNode("new", ""), false)
 	refuses := func(what, node string, cert *x509.Certificate, says string) {
 		t.Helper()
-		if err := m.authorize(node, cert); err == nil || !strings.Contains(err.Error(), says) {
+		if err := m.Authorize(node, cert); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	refuses("before it knows its nodes", "n", leaf, "not read its nodes")
 	close(m.synced)
-	if err := m.authorize("n", leaf); err != nil {
+	if err := m.Authorize("n", leaf); err != nil {
 		t.Error(err)
 	}
 	refuses("another key", "n", &x509.Certificate{PublicKey: &other.PublicKey}, "not the one")
@@ -56,7 +54,7 @@ func TestMembersAdmitTheEnrolledKeyAlone(t *testing.T) {
 	leaving := edgeNode("n", fingerprint)
 	leaving.DeletionTimestamp = &metav1.Time{Time: time.Now()}
 	m.setEdgeNode(leaving, false)
-	if err := m.authorize("n", leaf); err != nil {
+	if err := m.Authorize("n", leaf); err != nil {
 		t.Errorf("a node that is being drained is cut off: %v", err)
 	}
 	m.setEdgeNode(leaving, true)
@@ -70,7 +68,7 @@ func TestPodOwner(t *testing.T) {
 	node := func(name string, cidrs ...string) *corev1.Node {
 		return &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.NodeSpec{PodCIDRs: cidrs}}
 	}
-	m := newMembers()
+	m := New()
 	m.setNode(node("a", "10.64.0.0/24", "not a range"), false)
 	m.setNode(node("b", "10.64.1.0/24"), false)
 	for addr, want := range map[string]string{"10.64.0.9": "a", "10.64.1.255": "b"} {
