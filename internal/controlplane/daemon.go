@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +20,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway/members"
+	"github.com/edgewright/terraform-provider-edge/internal/gateway/process"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
 )
 
@@ -120,6 +120,8 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	}
 	var dialer net.Dialer
 	gw, err := gateway.New(gateway.Config{
+		ID:          MainGateway,
+		CA:          creds.ca.Certificate,
 		Certificate: creds.gatewayCertificate,
 		ClientCAs:   creds.ca.Pool(), // not the etcd CA, which roots has for the probes
 		Authorize:   known.Authorize,
@@ -139,21 +141,25 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 	}
 	known.Revoked = func(node, reason string) { gw.Kick(node, reason) }
 	known.PolicyChanged = gw.PolicyChanged
-	if err := os.Remove(EgressSocket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, nil, nil, fmt.Errorf("remove the old egress socket: %w", err)
+	known.GatewaysChanged = func(doc []byte) {
+		if err := gw.SetGateways(doc); err != nil {
+			d.logger.Error("the list of gateways is not used", "error", err)
+		}
 	}
-	var listen net.ListenConfig
-	egress, err := listen.Listen(ctx, "unix", EgressSocket)
+	egress, err := process.TakeSocket(ctx, EgressSocket)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("listen for the apiserver's egress: %w", err)
 	}
-	if err := os.Chmod(EgressSocket, 0o600); err != nil {
-		return nil, nil, nil, fmt.Errorf("close the egress socket to others: %w", err)
-	}
+	var listen net.ListenConfig
 	packets, err := listen.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", d.spec.Ports.Gateway))
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("listen for nodes on UDP port %d: %w", d.spec.Ports.Gateway, err)
 	}
+	admin, err := process.TakeSocket(ctx, AdminSocket)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("listen for operators: %w", err)
+	}
+	g.Go(func() error { return gw.ServeAdmin(ctx, admin) })
 	g.Go(func() error { return gw.ServeEgress(ctx, egress) })
 	g.Go(func() error { return gw.ServePacket(ctx, packets) })
 	g.Go(func() error { // nothing of the gateway may outlive its daemon

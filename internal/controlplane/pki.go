@@ -18,7 +18,6 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
-	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // Names of the certificates with which this process itself speaks to the API.
@@ -120,7 +119,7 @@ func declare(s *Spec, ca, etcdCA, frontProxy *pki.Authority, serviceIP net.IP) [
 			IPs:      append([]net.IP{serviceIP}, loopback...)}},
 		{ca, pki.Request{Name: "controller-manager-server", CommonName: "kube-controller-manager", Server: true, DNSNames: local, IPs: loopback}},
 		{ca, pki.Request{Name: "scheduler-server", CommonName: "kube-scheduler", Server: true, DNSNames: local, IPs: loopback}},
-		{ca, pki.Request{Name: "gateway", CommonName: tunnel.ServerName, Server: true, DNSNames: []string{tunnel.ServerName}}},
+		{ca, memberRequest("gateway", MainGateway)},
 		client("apiserver-kubelet-client", "kube-apiserver-kubelet-client"),
 		client("controller-manager", "system:kube-controller-manager"),
 		client("scheduler", "system:kube-scheduler"),
@@ -203,17 +202,9 @@ func (c *credentials) config(s *Spec, user string) *rest.Config {
 }
 
 func newEnroller(s *Spec, c *credentials, logger *slog.Logger) (*enroll.Service, error) {
-	ip, err := s.ServiceIP()
+	cluster, err := clusterOf(s, c.ca)
 	if err != nil {
 		return nil, err
 	}
-	return enroll.NewService(enroll.ServiceConfig{
-		RESTConfig: c.config(s, gatewayUser),
-		Cluster: enroll.Cluster{
-			ID: s.ClusterID, Name: s.Name, CACertificate: string(c.ca.PEM()),
-			KubernetesVersion: s.KubernetesVersion, DNSDomain: s.DNSDomain,
-			PodCIDRs: s.PodCIDRs, ServiceCIDRs: s.ServiceCIDRs, KubernetesServiceIP: ip.String(),
-		},
-		Logger: logger,
-	})
+	return enroll.NewService(enroll.ServiceConfig{RESTConfig: c.config(s, gatewayUser), Cluster: *cluster, Logger: logger})
 }

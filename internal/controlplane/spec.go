@@ -109,6 +109,7 @@ func (s *Spec) Ranges() ([]netip.Prefix, error) {
 //	logs/<name>.log      what each child and the daemon itself print
 //	run/<name>.json      records of running children
 //	run/gateway.sock     the apiserver's egress
+//	run/gateway-admin.sock  the gateway's figures
 //	run/status.json      Status
 type Layout struct{ Dir string }
 
@@ -135,5 +136,9 @@ func (l Layout) Run(elem ...string) string {
 // directory, the working directory of daemon and apiserver: a socket address
 // holds 108 bytes at most (unix(7)), a state directory may be longer.
 const EgressSocket = "run/gateway.sock"
+
+// AdminSocket is where operators read the gateway's figures, relative to the
+// cluster directory too.
+const AdminSocket = "run/gateway-admin.sock"
 
 func loopbackPort(port int) string { return net.JoinHostPort("127.0.0.1", fmt.Sprint(port)) }

@@ -138,7 +138,11 @@ func (g *Gateway) await(ctx context.Context, d *tunnel.Dialed, w way, t Target) 
 	ctx, cancel := context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
 		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
 	defer cancel()
+	began := time.Now()
 	err := d.Await(ctx)
+	if err == nil {
+		g.metrics.dialSeconds.WithLabelValues(t.kind.String()).Observe(time.Since(began).Seconds())
+	}
 	if t.kind == tunnel.KindKubelet {
 		w.kubeletUp.Store(err == nil)
 	}
@@ -193,6 +197,7 @@ func (g *Gateway) audit(who, kind, target string) *auditLine {
 
 // end writes the line. Bytes are seen from who dialled.
 func (a *auditLine) end(s tunnel.Spliced) {
+	a.g.metrics.dialled(a.kind, s)
 	result := "ok"
 	if s.Err != nil {
 		result = s.Err.Error()

@@ -46,11 +46,13 @@ type Gateway struct {
 	handshakes *rate.Limiter // without address validation
 	accepted   *rate.Limiter // all
 	events     *eventQueue
+	metrics    *metrics
 
 	mu       sync.Mutex          // guards all below
 	current  map[string]*session // none of a node whose newest session is elsewhere
 	all      map[*session]struct{}
 	members  membership
+	sockets  []*tunnel.UDPConn // of Serve calls, for their counters
 	links    map[*link]struct{}
 	dialers  map[string]context.CancelFunc // of links to the listed gateways
 	epoch    uint64
@@ -76,6 +78,7 @@ func New(cfg Config) (*Gateway, error) {
 		nodeRate:   newKeyLimiter[string](sessionRate, sessionBurst, maxSessionNodes),
 		handshakes: rate.NewLimiter(handshakeRate, handshakeRate),
 		accepted:   rate.NewLimiter(maxHandshakeRate, maxHandshakeRate),
+		metrics:    newMetrics(),
 		current:    map[string]*session{},
 		all:        map[*session]struct{}{},
 		links:      map[*link]struct{}{},
@@ -100,6 +103,8 @@ type SessionInfo struct {
 	Streams int
 	// Superseded: a newer session has taken over; this one only finishes.
 	Superseded bool
+	// Stats of the transport.
+	Stats tunnel.Stats
 }
 
 // Sessions lists all sessions by node name, a node's newest first.
@@ -112,6 +117,7 @@ func (g *Gateway) Sessions() []SessionInfo {
 			Node: s.node, Remote: s.sess.Remote(), Since: s.since, Epoch: s.epoch,
 			EngineVersion: s.hello.EngineVersion, Architecture: s.hello.Architecture, BootID: s.hello.BootID,
 			Streams: s.streams.Count(), Superseded: g.current[s.node] != s,
+			Stats: tunnel.StatsOf(s.sess),
 		})
 	}
 	slices.SortFunc(out, func(a, b SessionInfo) int {

@@ -65,6 +65,11 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		result = string(resp.Error.Code) + ": " + resp.Error.Message
 		name = "(refused)" // what a stranger typed does not belong into a log
 	}
+	code := "ok"
+	if resp.Error != nil {
+		code = string(resp.Error.Code)
+	}
+	g.metrics.joins.WithLabelValues(code).Inc()
 	log.Info("join", "name", name, "duration", g.cfg.Clock().Sub(start), "result", result)
 	b, err := json.Marshal(resp)
 	if err == nil {

@@ -321,3 +321,21 @@ func (g *Gateway) alternatesLocked() []string {
 	}
 	return slices.Sorted(maps.Keys(ids))
 }
+
+// Missing lists the other gateways of the list that this one has no link to.
+func (g *Gateway) Missing() (ids []string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.members.list == nil {
+		return nil
+	}
+	for _, gw := range g.members.list.Gateways {
+		if gw.ID == g.cfg.ID {
+			continue
+		}
+		if !slices.ContainsFunc(slices.Collect(maps.Keys(g.links)), func(l *link) bool { return l.id == gw.ID }) {
+			ids = append(ids, gw.ID)
+		}
+	}
+	return ids
+}

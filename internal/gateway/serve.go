@@ -29,16 +29,30 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	if err != nil {
 		return fmt.Errorf("gateway: certificate: %w", err)
 	}
+	wrapped := tunnel.WrapPacketConn(pc)
+	if udp, ok := wrapped.(*tunnel.UDPConn); ok {
+		g.mu.Lock()
+		g.sockets = append(g.sockets, udp)
+		g.mu.Unlock()
+	}
 	tr := &quic.Transport{
-		Conn:                tunnel.WrapPacketConn(pc),
-		StatelessResetKey:   resetKey(cert),
-		VerifySourceAddress: func(net.Addr) bool { return !g.handshakes.Allow() },
+		Conn:              wrapped,
+		StatelessResetKey: resetKey(cert),
+		VerifySourceAddress: func(net.Addr) bool {
+			if g.handshakes.Allow() {
+				return false
+			}
+			g.metrics.handshakes.WithLabelValues("validated").Inc()
+			return true
+		},
 	}
 	conf, admitted := tunnel.GatewayConfig(), tunnel.GatewayConfig()
 	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
 		if !g.accepted.Allow() {
+			g.metrics.handshakes.WithLabelValues("refused").Inc()
 			return nil, errTooManyHandshakes // quic-go answers CONNECTION_REFUSED
 		}
+		g.metrics.handshakes.WithLabelValues("begun").Inc()
 		return admitted, nil
 	}
 	ln, err := tr.Listen(g.tlsConfig(), conf)

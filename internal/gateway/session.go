@@ -41,11 +41,13 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		err = g.cfg.Authorize(node, leaf)
 	}
 	if err != nil {
+		g.metrics.ended.WithLabelValues("denied").Inc()
 		log.Warn("session refused", "error", err)
 		sess.Close(tunnel.CloseDenied, err.Error())
 		return
 	}
 	if !g.nodeRate.allow(node, g.cfg.Clock()) {
+		g.metrics.ended.WithLabelValues("too many of the node").Inc()
 		log.Warn("session refused: too many of this node")
 		sess.Close(tunnel.CloseRateLimited, tunnel.RetryReason(sessionRetry, "too many sessions of this node"))
 		return
@@ -54,6 +56,7 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 	old, err := g.welcome(ctx, s)
 	if err != nil {
 		if sess.Err() == nil && ctx.Err() == nil {
+			g.metrics.ended.WithLabelValues("protocol").Inc()
 			log.Warn("session failed before it began", "error", err)
 			sess.Close(tunnel.CloseProtocol, err.Error())
 		}
@@ -70,6 +73,11 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 	if err := g.documents(s); err != nil {
 		log.Debug("signed documents not sent", "error", err) // the control loop sees why
 	}
+	how := "new"
+	if old != nil {
+		how = "superseding"
+	}
+	g.metrics.sessions.WithLabelValues(how).Inc()
 	log.Info("session began", "epoch", s.epoch, "engine", s.hello.EngineVersion, "superseding", old != nil)
 
 	// Handlers may outlast the loops but not this function: when it returns, the
@@ -147,8 +155,14 @@ func (g *Gateway) retire(ctx context.Context, old *session) {
 
 // controlLoop answers the node's control messages until the session ends.
 func (g *Gateway) controlLoop(s *session) {
+	remote := s.sess.Remote()
 	for {
 		m, err := s.control.Receive()
+		if now := s.sess.Remote(); err == nil && now != remote {
+			g.metrics.migrations.Inc()
+			s.log.Info("session moved to another address", "from", remote, "to", now)
+			remote = now
+		}
 		if err != nil {
 			if s.sess.Err() == nil {
 				// Its end is the end of the session: an agent that closes it, or

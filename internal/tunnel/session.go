@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/quic-go/quic-go"
 )
@@ -116,4 +117,33 @@ func closeError(err error) error {
 		return &CloseError{Code: CloseCode(app.ErrorCode), Reason: app.ErrorMessage, Remote: app.Remote}
 	}
 	return err
+}
+
+// Stats is what a session's transport has seen so far. What a transport does not
+// know is zero.
+type Stats struct {
+	// Transport is "quic" or "tcp".
+	Transport        string
+	RTT, MinRTT      time.Duration
+	CongestionWindow uint64 // bytes
+	Sent, Received   uint64 // bytes on the wire below UDP
+	PacketsSent      uint64
+	PacketsLost      uint64
+}
+
+// StatsOf returns what the session's transport tells of itself.
+func StatsOf(s Session) Stats {
+	if with, ok := s.(interface{ Stats() Stats }); ok {
+		return with.Stats()
+	}
+	return Stats{}
+}
+
+// Stats reads quic-go's counters.
+func (s *quicSession) Stats() Stats {
+	c := s.c.ConnectionStats()
+	return Stats{
+		Transport: "quic", RTT: c.SmoothedRTT, MinRTT: c.MinRTT, CongestionWindow: c.CongestionWindow,
+		Sent: c.BytesSent, Received: c.BytesReceived, PacketsSent: c.PacketsSent, PacketsLost: c.PacketsLost,
+	}
 }

@@ -36,6 +36,10 @@ const (
 	// SystemNamespace holds what belongs to the cluster itself: join tokens and
 	// the declared cluster spec.
 	SystemNamespace = "edge-system"
+	// GatewaysConfigMap in SystemNamespace holds under GatewaysKey the signed list
+	// of gateways (package tunnel/signed), where there is more than one.
+	GatewaysConfigMap = "gateways"
+	GatewaysKey       = "gateways.signed"
 	// ClusterConfigMap in SystemNamespace keeps the declared cluster spec.
 	ClusterConfigMap = "cluster"
 )

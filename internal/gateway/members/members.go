@@ -17,6 +17,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -38,6 +40,9 @@ type Members struct {
 	// PolicyChanged is called, without mu held, with a node whose signed policy is
 	// another. May be nil.
 	PolicyChanged func(node string)
+	// GatewaysChanged is called with the signed list of gateways, when it has been
+	// read and when it has changed. May be nil.
+	GatewaysChanged func(document []byte)
 
 	synced chan struct{} // closed once all watches have synced
 
@@ -69,10 +74,14 @@ func (m *Members) Run(ctx context.Context, cfg *rest.Config) error {
 		return err
 	}
 	c, err := cache.New(cfg, cache.Options{
-		Scheme: s, DefaultTransform: cache.TransformStripManagedFields(),
+		Scheme: s, Mapper: staticMapper(), DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
 			&corev1.Node{}:               {Transform: stripNode},
 			&discoveryv1.EndpointSlice{}: {Transform: stripSlice},
+			&corev1.ConfigMap{}: {
+				Namespaces: map[string]cache.Config{v1alpha1.SystemNamespace: {}},
+				Field:      fields.OneTermEqualSelector("metadata.name", v1alpha1.GatewaysConfigMap),
+			},
 		},
 	})
 	if err != nil {
@@ -86,6 +95,7 @@ func (m *Members) Run(ctx context.Context, cfg *rest.Config) error {
 		{&corev1.Node{}, m.setNode},
 		{&corev1.Service{}, m.setService},
 		{&discoveryv1.EndpointSlice{}, m.setSlice},
+		{&corev1.ConfigMap{}, m.setGateways},
 	} {
 		informer, err := c.GetInformer(ctx, w.object, cache.BlockUntilSynced(false))
 		if err != nil {
@@ -111,6 +121,30 @@ func (m *Members) Run(ctx context.Context, cfg *rest.Config) error {
 		}
 	}()
 	return c.Start(ctx)
+}
+
+// staticMapper knows where what is watched is served, so that a gateway starts
+// without discovery.
+func staticMapper() meta.RESTMapper {
+	mapper := meta.NewDefaultRESTMapper(nil)
+	mapper.Add(v1alpha1.GroupVersion.WithKind("EdgeNode"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace)
+	mapper.Add(corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace)
+	mapper.Add(discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), meta.RESTScopeNamespace)
+	return mapper
+}
+
+// setGateways passes the list of gateways on. One that is gone changes nothing:
+// what was signed stays in force until something newer is.
+func (m *Members) setGateways(o any, gone bool) {
+	c, ok := o.(*corev1.ConfigMap)
+	if !ok || gone || m.GatewaysChanged == nil {
+		return
+	}
+	if doc := c.Data[v1alpha1.GatewaysKey]; doc != "" {
+		m.GatewaysChanged([]byte(doc))
+	}
 }
 
 func (m *Members) setEdgeNode(o any, gone bool) {

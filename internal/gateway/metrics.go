@@ -1,0 +1,243 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+// metrics are a gateway's own counters. What can be read off its state is
+// collected when somebody asks; see collect.
+type metrics struct {
+	handshakes   *prometheus.CounterVec // by outcome
+	sessions     *prometheus.CounterVec // begun, by reason
+	ended        *prometheus.CounterVec // by reason
+	migrations   prometheus.Counter
+	dialSeconds  *prometheus.HistogramVec // by kind
+	dials        *prometheus.CounterVec   // by kind and result
+	bytes        *prometheus.CounterVec   // by kind and direction
+	joins        *prometheus.CounterVec   // by result
+	sendErrors   *prometheus.Desc
+	heldSessions *prometheus.Desc
+	streams      *prometheus.Desc
+	peers        *prometheus.Desc
+	farNodes     *prometheus.Desc
+}
+
+const namespace = "edge_gateway"
+
+func newMetrics() *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: namespace, Name: name, Help: help}, labels)
+	}
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
+	}
+	return &metrics{
+		handshakes: counter("handshakes_total", "Handshakes by what became of them: begun, validated (the address had to prove itself first), refused (too many).", "outcome"),
+		sessions:   counter("sessions_begun_total", "Sessions that became their node's newest: new, or superseding an older one here.", "how"),
+		ended:      counter("sessions_refused_total", "Sessions that were refused after the handshake.", "why"),
+		migrations: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "migrations_total",
+			Help: "Address changes of sessions, as far as they were seen at a control message."}),
+		dialSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: "dial_seconds",
+			Help: "From a dial's begin to the node's answer.",
+			// From a LAN's round trip to the bound of a dial.
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 12}}, []string{"kind"}),
+		dials:        counter("dials_total", "Dials by kind and result.", "kind", "result"),
+		bytes:        counter("carried_bytes_total", "Bytes carried, as seen from who dialled.", "kind", "direction"),
+		joins:        counter("joins_total", "Joins by result.", "result"),
+		sendErrors:   desc("send_errors_total", "Packets that a send error lost.", "errno"),
+		heldSessions: desc("sessions", "Sessions at the moment.", "state"),
+		streams:      desc("dials_in_flight", "Dials and carried connections at the moment."),
+		peers:        desc("mesh_links", "Connections to other gateways.", "gateway"),
+		farNodes:     desc("mesh_nodes", "Nodes that another gateway says it holds.", "gateway"),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (g *Gateway) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(g, ch) }
+
+// Collect implements prometheus.Collector: the gateway's figures without any
+// label that names a node.
+func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
+	m := g.metrics
+	for _, c := range []prometheus.Collector{m.handshakes, m.sessions, m.ended, m.migrations, m.dialSeconds, m.dials, m.bytes, m.joins} {
+		c.Collect(ch)
+	}
+	gauge := func(d *prometheus.Desc, v int, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
+	}
+	g.mu.Lock()
+	current, all, sockets := len(g.current), len(g.all), g.sockets
+	g.mu.Unlock()
+	gauge(m.heldSessions, current, "current")
+	gauge(m.heldSessions, all-current, "superseded")
+	gauge(m.streams, g.dials.Count())
+	links, nodes := map[string]int{}, map[string]int{}
+	for _, p := range g.Peers() {
+		links[p.ID]++
+		nodes[p.ID] = max(nodes[p.ID], p.Nodes)
+	}
+	for id, n := range links {
+		gauge(m.peers, n, id)
+		gauge(m.farNodes, nodes[id], id)
+	}
+	lost := map[syscall.Errno]uint64{}
+	for _, s := range sockets {
+		for errno, n := range s.Dropped() {
+			lost[errno] += n
+		}
+	}
+	for errno, n := range lost {
+		ch <- prometheus.MustNewConstMetric(m.sendErrors, prometheus.CounterValue, float64(n), errnoName(errno))
+	}
+}
+
+// errnoName is the constant's name where there is one.
+func errnoName(e syscall.Errno) string {
+	if n := unix.ErrnoName(e); n != "" {
+		return n
+	}
+	return e.Error()
+}
+
+// nodeCollector is what is known of each node's session: ten thousand nodes make
+// a hundred thousand series, so that it is asked for separately.
+type nodeCollector struct{ g *Gateway }
+
+var (
+	nodeLabels = []string{"node"}
+	nodeDescs  = struct{ rtt, minRTT, window, sent, received, packets, lost, streams, since, epoch *prometheus.Desc }{
+		rtt:      nodeDesc("rtt_seconds", "Smoothed round trip time."),
+		minRTT:   nodeDesc("min_rtt_seconds", "Shortest round trip time."),
+		window:   nodeDesc("congestion_window_bytes", "Congestion window towards the node."),
+		sent:     nodeDesc("sent_bytes", "Bytes sent to the node, retransmissions included."),
+		received: nodeDesc("received_bytes", "Bytes received from the node."),
+		packets:  nodeDesc("sent_packets", "Packets sent to the node."),
+		lost:     nodeDesc("lost_packets", "Packets to the node that were lost."),
+		streams:  nodeDesc("streams", "Carried connections."),
+		since:    nodeDesc("session_start_seconds", "When the session began, in Unix time."),
+		epoch:    prometheus.NewDesc("edge_node_session", "The node's sessions: transport, remote address, epoch.", []string{"node", "transport", "remote", "epoch", "state"}, nil),
+	}
+)
+
+func nodeDesc(name, help string) *prometheus.Desc {
+	return prometheus.NewDesc("edge_node_"+name, help, nodeLabels, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements prometheus.Collector.
+func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.g.Sessions() {
+		state := "current"
+		if s.Superseded {
+			state = "superseded"
+		}
+		ch <- prometheus.MustNewConstMetric(nodeDescs.epoch, prometheus.GaugeValue, 1,
+			s.Node, s.Stats.Transport, s.Remote.String(), time.Unix(0, int64(s.Epoch)).UTC().Format(time.RFC3339Nano), state) //nolint:gosec // an epoch is a time below 2^62
+		if s.Superseded {
+			continue
+		}
+		for d, v := range map[*prometheus.Desc]float64{
+			nodeDescs.rtt: s.Stats.RTT.Seconds(), nodeDescs.minRTT: s.Stats.MinRTT.Seconds(),
+			nodeDescs.window: float64(s.Stats.CongestionWindow), nodeDescs.sent: float64(s.Stats.Sent),
+			nodeDescs.received: float64(s.Stats.Received), nodeDescs.packets: float64(s.Stats.PacketsSent),
+			nodeDescs.lost: float64(s.Stats.PacketsLost), nodeDescs.streams: float64(s.Streams),
+			nodeDescs.since: float64(s.Since.UnixMilli()) / 1000,
+		} {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, s.Node)
+		}
+	}
+}
+
+// dialled counts a dial's end.
+func (m *metrics) dialled(kind string, s tunnel.Spliced) {
+	m.dials.WithLabelValues(kind, resultOf(s.Err)).Inc()
+	m.bytes.WithLabelValues(kind, "sent").Add(float64(s.AToB))
+	m.bytes.WithLabelValues(kind, "received").Add(float64(s.BToA))
+}
+
+// resultOf is one of few words for how a dial ended.
+func resultOf(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	if se, ok := errors.AsType[*tunnel.StatusError](err); ok {
+		return se.Status.String()
+	}
+	switch {
+	case errors.Is(err, ErrNotConnected):
+		return "not connected"
+	case errors.Is(err, ErrDraining), errors.Is(err, ErrClosed):
+		return "draining"
+	case errors.Is(err, ErrAmbiguous):
+		return "ambiguous"
+	case errors.Is(err, errRoute), errors.Is(err, ErrNoRoute), errors.Is(err, errNoEndpoint):
+		return "no route"
+	case errors.Is(err, tunnel.ErrStreamLimit):
+		return "stream limit"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	}
+	return "broken"
+}
+
+const (
+	// adminTimeout bounds a request and its answer: a scrape of ten thousand
+	// nodes takes under a second.
+	adminTimeout = 30 * time.Second
+	// adminHeader bounds a request's header in bytes.
+	adminHeader = 8 << 10
+)
+
+// ServeAdmin serves over HTTP, on a socket that only operators can open, until
+// ctx ends:
+//
+//	GET /metrics        the gateway's figures, Prometheus text
+//	GET /metrics/nodes  each node's
+//	GET /sessions       []SessionInfo as JSON
+//	GET /peers          []MeshPeer as JSON
+func (g *Gateway) ServeAdmin(ctx context.Context, ln net.Listener) error {
+	own, nodes := prometheus.NewRegistry(), prometheus.NewRegistry()
+	if err := errors.Join(own.Register(g), nodes.Register(nodeCollector{g})); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(own, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics/nodes", promhttp.HandlerFor(nodes, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /sessions", answerJSON(func() any { return g.Sessions() }))
+	mux.HandleFunc("GET /peers", answerJSON(func() any { return g.Peers() }))
+	server := &http.Server{
+		Handler: mux, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout, MaxHeaderBytes: adminHeader,
+		ErrorLog: slog.NewLogLogger(g.cfg.Logger.Handler(), slog.LevelWarn),
+	}
+	return g.serving(ctx, server, func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+		defer stop()
+		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+}
+
+func answerJSON(value func() any) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		// A reader that is gone is told nothing.
+		_ = json.NewEncoder(w).Encode(value())
+	}
+}
