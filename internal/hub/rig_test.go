@@ -40,7 +40,10 @@ type rig struct {
 	stalls chan struct{} // when set, dialling waits for it
 }
 
-func newRig(t testing.TB, clk clock.WithDelayedExecution) *rig {
+func newRig(t testing.TB, clk clock.WithDelayedExecution) *rig { return newRigWith(t, clk, nil) }
+
+// newRigWith is newRig of a hub that has something on its own node.
+func newRigWith(t testing.TB, clk clock.WithDelayedExecution, local *Local) *rig {
 	t.Helper()
 	r := &rig{t: t, local: newAuthority(t, "local"), cluster: newAuthority(t, "cluster")}
 	r.api = newFakeAPI(t, r.cluster, r.cluster)
@@ -69,6 +72,7 @@ func newRig(t testing.TB, clk clock.WithDelayedExecution) *rig {
 		KubernetesEndpoint: netip.MustParseAddrPort("169.254.20.11:443"),
 		Logger:             slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Clock:              clk,
+		Local:              local,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 // WriteStatus answers with a Status, in JSON: every client of the API reads it
 // by its Content-Type, whatever it asked for.
 func WriteStatus(w http.ResponseWriter, s metav1.Status) {
+	s.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
 	body, err := json.Marshal(s)
 	if err != nil {
 		// A Status of strings and numbers always encodes.
