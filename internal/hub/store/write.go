@@ -208,3 +208,9 @@ func removeObjects(objects *bolt.Bucket, c replica.Collection) error {
 	}
 	return nil
 }
+
+// Keep puts and removes objects of a collection that is not a copy of anything,
+// sealed, within CommitInterval.
+func (s *Store) Keep(c replica.Collection, put, remove []*replica.Object) {
+	s.Write(Change{Collection: c, State: State{Complete: true}, Put: put, Delete: remove, Seal: true})
+}

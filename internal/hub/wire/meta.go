@@ -237,3 +237,30 @@ func editProtobuf(message []byte, e edit) ([]byte, error) {
 	})
 	return out, err
 }
+
+// SetKind returns an object in JSON with its kind, which items of a list lack,
+// and memory of its own.
+func SetKind(object []byte, apiVersion, kind string) ([]byte, error) {
+	var of struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+	}
+	if err := json.Unmarshal(object, &of); err != nil {
+		return nil, fmt.Errorf("kind of an object: %w", err)
+	}
+	if of.APIVersion == apiVersion && of.Kind == kind {
+		return bytes.Clone(object), nil
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(object, &fields); err != nil {
+		return nil, fmt.Errorf("kind of an object: %w", err)
+	}
+	for name, value := range map[string]string{"apiVersion": apiVersion, "kind": kind} {
+		b, err := json.Marshal(value)
+		if err != nil {
+			return nil, fmt.Errorf("kind of an object: %w", err)
+		}
+		fields[name] = b
+	}
+	return plainJSON(fields)
+}

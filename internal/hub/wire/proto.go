@@ -140,3 +140,22 @@ func appendString(dst []byte, n protowire.Number, s string) []byte {
 func appendBytes(dst []byte, n protowire.Number, b []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(dst, n, protowire.BytesType), b)
 }
+
+// Find returns the bytes of a field that is found along a path of numbers: the
+// last of its kind at each step, nil where there is none or the message is broken.
+func Find(message []byte, path ...protowire.Number) []byte {
+	for _, number := range path {
+		var found []byte
+		err := EachField(message, func(f Field) error {
+			if f.Number == number {
+				found = f.Bytes
+			}
+			return nil
+		})
+		if err != nil || found == nil {
+			return nil
+		}
+		message = found
+	}
+	return message
+}

@@ -1,0 +1,277 @@
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+)
+
+const (
+	// pageSize of lists: client-go's.
+	pageSize = 500
+	// watchLasts is how long a watch is asked to last, at least; up to twice as
+	// long, so that those of many nodes do not end at once. Longer than
+	// client-go's 5 minutes: beginning again costs bytes.
+	watchLasts = 10 * time.Minute
+	// backoffFirst and backoffLast bound the wait after a failure while the link
+	// is there.
+	backoffFirst = 200 * time.Millisecond
+	backoffLast  = 30 * time.Second
+)
+
+// errExpired: the stream cannot go on from where it is.
+var errExpired = errors.New("the version cannot be gone on from")
+
+func newBackoff() wait.Backoff {
+	return wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 16, Cap: backoffLast}
+}
+
+// stream follows one collection.
+type stream struct {
+	mirror *Mirror
+	rule   *rule
+	id     replica.Collection
+	log    *slog.Logger
+
+	bytes, requests atomic.Int64
+
+	// Guarded by the mirror's mu.
+	stop context.CancelFunc // nil before it runs
+	used time.Time          // by a request or a pod, last
+
+	state // see state.go
+}
+
+// run follows until ctx ends.
+func (s *stream) run(ctx context.Context) {
+	backoff := newBackoff()
+	for s.mirror.awaitLink(ctx) {
+		progress, err := s.follow(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		s.failed(err)
+		if progress {
+			backoff = newBackoff()
+		}
+		if err == nil && progress {
+			continue // it lasted as long as was asked
+		}
+		if apierrors.IsForbidden(err) && s.rule.scope == named && !s.isComplete() {
+			s.mirror.refuse(s)
+			return
+		}
+		pause := backoff.Step()
+		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
+			pause = max(pause, time.Duration(seconds)*time.Second)
+		}
+		s.log.Debug("a stream from the apiserver ended", "again", pause, "error", err)
+		if !s.mirror.wait(ctx, pause) {
+			return
+		}
+	}
+}
+
+// follow goes on from the version there is, or begins anew, until the stream
+// ends. progress says that something came of it.
+func (s *stream) follow(ctx context.Context) (progress bool, err error) {
+	if s.isComplete() {
+		progress, err = s.watch(ctx, nil)
+		if !errors.Is(err, errExpired) {
+			return progress, err
+		}
+		s.log.Info("list anew: the apiserver has forgotten where the node was", "version", s.at(), "error", err)
+	}
+	progress, err = s.watch(ctx, newGathering())
+	if !isUnsupported(err) {
+		return progress, err
+	}
+	c, err := s.list(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := s.replace(ctx, c); err != nil {
+		return false, err
+	}
+	_, err = s.watch(ctx, nil)
+	return true, err
+}
+
+// gathering is the initial events of a watch that has not sent all of them.
+type gathering struct{ objects map[objectKey]*replica.Object }
+
+func newGathering() *gathering { return &gathering{map[objectKey]*replica.Object{}} }
+
+// watch takes events until the stream ends: from the present version, or, with a
+// gathering, from the beginning. progress says that an event came, and of a
+// gathering, that all initial ones did.
+func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err error) {
+	query := url.Values{
+		"watch":               {"true"},
+		"allowWatchBookmarks": {"true"},
+		"timeoutSeconds":      {strconv.Itoa(int((watchLasts + rand.N(watchLasts)).Seconds()))},
+	}
+	if g == nil {
+		query.Set("resourceVersion", s.at().String())
+	} else {
+		query.Set("sendInitialEvents", "true")
+		query.Set("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
+	}
+	body, err := s.get(ctx, query)
+	if err != nil {
+		return false, s.expiry(err)
+	}
+	defer body.Close()
+	events, err := wire.NewEventReader(s.rule.media, body)
+	if err != nil {
+		return false, err
+	}
+	if g == nil {
+		s.failed(nil)
+	}
+	for {
+		e, err := events.Next()
+		if errors.Is(err, io.EOF) && g == nil {
+			return progress, nil
+		}
+		if err != nil {
+			return progress, err
+		}
+		if g, err = s.take(ctx, e, g); err != nil {
+			return progress, s.expiry(err)
+		}
+		progress = g == nil
+	}
+}
+
+// expiry makes errExpired of what an apiserver says when it has forgotten a
+// version.
+func (s *stream) expiry(err error) error {
+	if isExpired(err) {
+		return fmt.Errorf("%w: %w", errExpired, err)
+	}
+	return err
+}
+
+// take understands one event. It returns what is still being gathered.
+func (s *stream) take(ctx context.Context, e wire.Event, g *gathering) (*gathering, error) {
+	if e.Type == string(watch.Error) {
+		status, err := parseStatus(s.rule.media, e.Object)
+		if err != nil {
+			return g, fmt.Errorf("an error in the stream: %w", err)
+		}
+		return g, &apierrors.StatusError{ErrStatus: *status}
+	}
+	message := e.Object
+	if s.rule.media == wire.MediaProtobuf {
+		envelope, err := wire.ParseEnvelope(e.Object)
+		if err != nil {
+			return g, err
+		}
+		message = envelope.Message
+	}
+	if e.Type == string(watch.Bookmark) {
+		return s.bookmark(ctx, message, g)
+	}
+	o, err := s.rule.understand(message)
+	if err != nil {
+		return g, err
+	}
+	if g == nil {
+		return nil, s.change(ctx, e.Type, o)
+	}
+	// An initial event, or a change that came meanwhile.
+	delete(g.objects, keyOf(o))
+	if e.Type == string(watch.Deleted) {
+		return g, nil
+	}
+	if o, err = s.filter(o); err == nil && o != nil {
+		g.objects[keyOf(o)] = o
+	}
+	return g, err
+}
+
+func (s *stream) bookmark(ctx context.Context, message []byte, g *gathering) (*gathering, error) {
+	meta, err := wire.ReadMeta(s.rule.media, message)
+	if err != nil {
+		return g, err
+	}
+	version, err := replica.ParseVersion(meta.ResourceVersion)
+	if err != nil {
+		return g, err
+	}
+	switch {
+	case g != nil && meta.EndsInitialEvents():
+		return nil, s.replace(ctx, content{objects: g.objects, version: version})
+	case g != nil:
+		return g, nil
+	}
+	return nil, s.advance(version)
+}
+
+// list reads all pages.
+func (s *stream) list(ctx context.Context) (content, error) {
+	c := content{objects: map[objectKey]*replica.Object{}}
+	query := url.Values{"limit": {strconv.Itoa(pageSize)}}
+	for {
+		page, err := s.page(ctx, query)
+		if err != nil {
+			return content{}, err
+		}
+		version, err := replica.ParseVersion(page.ResourceVersion)
+		if err != nil {
+			return content{}, err
+		}
+		if c.version != 0 && version != c.version {
+			return content{}, fmt.Errorf("pages of %s and %s in one list", c.version, version)
+		}
+		c.version = version
+		for _, item := range page.Items {
+			o, err := s.rule.understand(item)
+			if err == nil {
+				o, err = s.filter(o)
+			}
+			if err != nil {
+				return content{}, err
+			}
+			if o != nil {
+				c.objects[keyOf(o)] = o
+			}
+		}
+		if page.Continue == "" {
+			return c, nil
+		}
+		query.Set("continue", page.Continue)
+	}
+}
+
+func (s *stream) page(ctx context.Context, query url.Values) (wire.List, error) {
+	body, err := s.get(ctx, query)
+	if err != nil {
+		return wire.List{}, err
+	}
+	defer body.Close()
+	b, err := io.ReadAll(io.LimitReader(body, maxPage+1))
+	if err != nil {
+		return wire.List{}, err
+	}
+	if len(b) > maxPage {
+		return wire.List{}, fmt.Errorf("a page of more than %d bytes", maxPage)
+	}
+	return wire.ParseList(s.rule.media, b)
+}
