@@ -198,16 +198,25 @@ func refusal(code int) error {
 	return nil
 }
 
+// request is one of the hub's own.
+func (l *local) request(ctx context.Context, method, path, contentType string, body []byte) *http.Request {
+	host := l.hub.config.UpstreamServerName
+	r := &http.Request{
+		Method: method, URL: &url.URL{Scheme: "https", Host: host, Path: path}, Host: host,
+		Header: http.Header{"User-Agent": {hubAgent}, "Accept": {wire.MediaJSON}}, Body: http.NoBody,
+	}
+	if len(body) > 0 {
+		r.Header.Set("Content-Type", contentType)
+		r.ContentLength = int64(len(body))
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		r.Body, _ = r.GetBody()
+	}
+	return r.WithContext(ctx)
+}
+
 // write sends a body upstream as the node and returns the answer's code.
 func (l *local) write(ctx context.Context, method, path, contentType string, body []byte) (int, error) {
-	host := l.hub.config.UpstreamServerName
-	r := (&http.Request{
-		Method: method, URL: &url.URL{Scheme: "https", Host: host, Path: path}, Host: host,
-		Header: http.Header{"User-Agent": {"edge-hub"}, "Content-Type": {contentType}, "Accept": {wire.MediaProtobuf}},
-		Body:   io.NopCloser(bytes.NewReader(body)), ContentLength: int64(len(body)),
-		GetBody: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
-	}).WithContext(ctx)
-	response, err := l.hub.upstreams[nodeIdentity].do(r)
+	response, err := l.hub.upstreams[nodeIdentity].do(l.request(ctx, method, path, contentType, body))
 	if err != nil {
 		return 0, err
 	}

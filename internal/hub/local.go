@@ -2,10 +2,11 @@ package hub
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
@@ -29,6 +30,10 @@ type Local struct {
 	Layer overlay.Layer
 	// Memo keeps what is not mirrored.
 	Memo *memo.Memo
+	// PodCertificate returns the certificate that pods are answered with while
+	// the node is cut off: of the node-local authority, for the names of
+	// kubernetes.default and its addresses.
+	PodCertificate func() (*tls.Certificate, error)
 	// RenewLease says whether the hub renews the node's lease upstream; else
 	// somebody else does, by KubeletRenewed.
 	RenewLease bool
@@ -53,20 +58,28 @@ type local struct {
 	overlay *overlay.Overlay
 	lease   lease
 	back    chan struct{} // the link is back
+	// learning asks for what pods' requests are judged by.
+	learning chan struct{}
+	pods     *podServer
+	bearer   *upstream // with tokens of pods, and no certificate
 }
 
 func newLocal(h *Hub, config Local) *local {
-	l := &local{hub: h, config: config, lease: lease{kick: make(chan struct{}, 1)}, back: make(chan struct{}, 1)}
+	l := &local{hub: h, config: config, lease: lease{kick: make(chan struct{}, 1)}, back: make(chan struct{}, 1), learning: make(chan struct{}, 1)}
+	l.pods = &podServer{local: l, conns: map[net.Conn]struct{}{}}
+	l.bearer = newUpstream(&h.config, func() (*tls.Certificate, error) { return nil, nil })
+	l.bearer.anonymous = true
 	l.server = serve.New(serve.Options{Replica: config.Replica, Clock: h.clock, Logger: h.log})
 	l.overlay = overlay.New(overlay.Options{
 		Replica: config.Replica, Layer: config.Layer, Memo: config.Memo, NodeName: h.config.NodeName, Clock: h.clock, Logger: h.log,
 	})
-	l.link = link.New(link.Options{Probe: h.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
+	l.link = link.New(link.Options{Probe: l.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
 		if s.Online {
 			select {
 			case l.back <- struct{}{}:
 			default:
 			}
+			l.pods.release()
 		}
 		if config.OnLink != nil {
 			config.OnLink(s)
@@ -92,9 +105,21 @@ func (l *local) run(ctx context.Context) {
 	if l.config.RenewLease {
 		parts.Go(func() { l.renewLease(ctx) })
 	}
+	parts.Go(func() {
+		for l.wait(ctx, rightsInterval, l.learning) {
+			if online, ok := l.link.Online(); ok {
+				asking, cancel := context.WithCancel(ctx)
+				stop := context.AfterFunc(online, cancel)
+				l.learn(asking)
+				stop()
+				cancel()
+			}
+		}
+	})
 	for {
 		select {
 		case <-l.back:
+			l.learnSoon()
 			l.resume(ctx)
 		case <-ctx.Done():
 			return
@@ -126,6 +151,14 @@ func (l *local) resume(ctx context.Context) {
 	}
 }
 
+// learnSoon asks for what pods are judged by.
+func (l *local) learnSoon() {
+	select {
+	case l.learning <- struct{}{}:
+	default:
+	}
+}
+
 // Link is the hub's judgement of the way to the apiserver, to be told of the
 // tunnel's session; nil without Config.Local.
 func (h *Hub) Link() *link.Monitor {
@@ -135,14 +168,12 @@ func (h *Hub) Link() *link.Monitor {
 	return h.local.link
 }
 
+// hubAgent is the User-Agent of the hub's own requests.
+const hubAgent = "edge-hub"
+
 // probe asks the apiserver how it is; any answer will do.
-func (h *Hub) probe(ctx context.Context) error {
-	host := h.config.UpstreamServerName
-	r := (&http.Request{
-		Method: http.MethodGet, URL: &url.URL{Scheme: "https", Host: host, Path: "/readyz"}, Host: host,
-		Header: http.Header{"User-Agent": {"edge-hub"}}, Body: http.NoBody,
-	}).WithContext(ctx)
-	response, err := h.upstreams[nodeIdentity].do(r)
+func (l *local) probe(ctx context.Context) error {
+	response, err := l.hub.upstreams[nodeIdentity].do(l.request(ctx, http.MethodGet, "/readyz", "", nil))
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,8 @@ const (
 // byte for byte: pods speak TLS with the apiserver itself and show it their own
 // tokens. An end of stream in one direction is passed on while the other goes on
 // (half-close); a failure in either resets both, so that a break never looks
-// like an end. Where the tunnel is down the pod's connection is reset at once.
+// like an end. Where the tunnel is down the pod is answered by the node itself
+// (see podServer), or, where that is not set up, reset at once.
 //
 // It returns nil once ctx is done, with listener and every connection closed.
 func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
@@ -35,6 +36,16 @@ func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
 
 	var connections sync.WaitGroup
 	defer connections.Wait()
+	var here *handOff // nil: pods are answered by the apiserver only
+	if h.local != nil {
+		here = newHandOff(listener.Addr())
+		defer here.Close()
+		connections.Go(func() {
+			if err := h.local.pods.serve(ctx, here); err != nil {
+				h.log.Error("answer pods on the node", "error", err)
+			}
+		})
+	}
 	defer cancel()
 	room := make(chan struct{}, maxPodConnections)
 	for {
@@ -64,7 +75,7 @@ func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
 		}
 		connections.Go(func() {
 			defer func() { <-room }()
-			h.carry(ctx, pod)
+			h.carry(ctx, pod, here)
 		})
 	}
 }
@@ -83,13 +94,30 @@ func (h *Hub) pause(ctx context.Context, d time.Duration) bool {
 }
 
 // carry joins one pod's connection to a new one upstream until both directions
-// have ended or ctx is done.
-func (h *Hub) carry(ctx context.Context, pod net.Conn) {
+// have ended or ctx is done. Where there is none to be had it is handed over to
+// be answered here, if anybody does.
+func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
+	if here != nil {
+		online, ok := h.local.link.Online()
+		if !ok {
+			here.give(pod)
+			return
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		// What goes over a link that is cut is over.
+		defer context.AfterFunc(online, cancel)()
+	}
 	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
 	upstream, err := h.config.DialUpstream(dialing)
 	cancel()
 	if err != nil {
 		h.log.Debug("carry a pod's connection", "remote", pod.RemoteAddr().String(), "error", err)
+		if here != nil {
+			here.give(pod)
+			return
+		}
 		reset(pod)
 		return
 	}

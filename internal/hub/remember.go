@@ -3,9 +3,11 @@ package hub
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"slices"
 	"strconv"
@@ -20,6 +22,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // What is kept of the apiserver's answers, for while it cannot be asked.
@@ -82,7 +85,11 @@ func (x *exchange) keeper() func(http.Header, int, []byte) {
 		if bucket == bucketTokens {
 			x.hub.local.forgetTokens()
 		}
+		_, had := m.Get(bucket, key)
 		m.Put(bucket, key, value)
+		if bucket == bucketTokens && !had {
+			x.hub.local.learnSoon()
+		}
 	}
 }
 
@@ -147,6 +154,9 @@ func (x *exchange) remembered() bool {
 		return false
 	}
 	value, ok := x.hub.local.config.Memo.Get(bucket, key)
+	if !ok && bucket == bucketDiscovery {
+		value, ok = x.hub.local.discovered(x.req.path, x.r.Header.Get("Accept"))
+	}
 	if !ok {
 		return false
 	}
@@ -168,6 +178,76 @@ func (x *exchange) remembered() bool {
 		return x.respond(http.StatusCreated, token)
 	}
 	return x.respond(http.StatusOK, object)
+}
+
+// aggregatedAccept asks for all of discovery in one document, as kubectl does.
+const aggregatedAccept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+// discovered finds what was answered to another who asked for the same document
+// in words of his own.
+func (l *local) discovered(path, accept string) ([]byte, bool) {
+	for _, e := range l.config.Memo.All(bucketDiscovery) {
+		at, _, _ := strings.Cut(e.Key, " ")
+		var k kept
+		if at != path+"?" || json.Unmarshal(e.Value, &k) != nil {
+			continue
+		}
+		media, params, err := mime.ParseMediaType(k.Type)
+		if err != nil || media != wire.MediaJSON {
+			continue
+		}
+		if as := params["as"]; as != "" {
+			if strings.Contains(accept, "as="+as) && strings.Contains(accept, "v="+params["v"]+";") {
+				return e.Value, true
+			}
+			continue
+		}
+		if accept == "" || strings.Contains(accept, wire.MediaJSON) || strings.Contains(accept, "*/*") {
+			return e.Value, true
+		}
+	}
+	return nil, false
+}
+
+// learnDiscovery asks for the documents that kubectl and client libraries begin
+// with, unless they are as they were.
+func (l *local) learnDiscovery(ctx context.Context) error {
+	for _, document := range []struct{ path, accept string }{
+		{"/version", wire.MediaJSON}, {"/api", wire.MediaJSON}, {"/apis", wire.MediaJSON}, {"/api", aggregatedAccept}, {"/apis", aggregatedAccept},
+	} {
+		key := document.path + "? " + document.accept
+		r := l.request(ctx, http.MethodGet, document.path, "", nil)
+		r.Header.Set("Accept", document.accept)
+		r.Header.Set("Accept-Encoding", "gzip")
+		if value, ok := l.config.Memo.Get(bucketDiscovery, key); ok {
+			var k kept
+			if json.Unmarshal(value, &k) == nil && k.ETag != "" {
+				r.Header.Set("If-None-Match", k.ETag)
+			}
+		}
+		response, err := l.hub.upstreams[nodeIdentity].do(r)
+		if err != nil {
+			return err
+		}
+		body, err := io.ReadAll(io.LimitReader(response.Body, maxKept+1))
+		response.Body.Close()
+		switch {
+		case err != nil:
+			return err
+		case response.StatusCode == http.StatusNotModified:
+			continue
+		case response.StatusCode != http.StatusOK || len(body) > maxKept:
+			return fmt.Errorf("%s: %s, %d bytes", document.path, response.Status, len(body))
+		}
+		value, err := json.Marshal(kept{Type: response.Header.Get("Content-Type"), Encoding: response.Header.Get("Content-Encoding"), ETag: response.Header.Get("ETag"), Body: body})
+		if err != nil {
+			return err
+		}
+		if have, ok := l.config.Memo.Get(bucketDiscovery, key); !ok || !bytes.Equal(have, value) {
+			l.config.Memo.Put(bucketDiscovery, key, value)
+		}
+	}
+	return nil
 }
 
 // replay answers with remembered bytes.

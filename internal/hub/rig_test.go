@@ -29,6 +29,7 @@ type rig struct {
 	address string
 	local   *authority // of callers and hub
 	cluster *authority // of apiserver, node and hub identities
+	podCA   *authority // of what pods are answered with while cut
 	stop    context.CancelFunc
 	served  chan error
 

@@ -45,6 +45,8 @@ var errNoAnswer = errors.New("no answer in time")
 type upstream struct {
 	config      *Config
 	certificate func() (*tls.Certificate, error)
+	// anonymous: requests bring a token instead of a certificate.
+	anonymous bool
 
 	mu        sync.Mutex // guards what follows
 	transport *http.Transport
@@ -59,6 +61,14 @@ func newUpstream(config *Config, certificate func() (*tls.Certificate, error)) *
 // before run out on their old connection: a certificate is judged when a
 // connection begins, and watches end within minutes.
 func (u *upstream) current() (*http.Transport, error) {
+	if u.anonymous {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if u.transport == nil {
+			u.transport = newTransport(u.config, nil)
+		}
+		return u.transport, nil
+	}
 	cert, err := u.certificate()
 	if err != nil {
 		return nil, fmt.Errorf("the hub's own certificate: %w", err)
@@ -88,6 +98,10 @@ func (u *upstream) close() {
 }
 
 func newTransport(config *Config, cert *tls.Certificate) *http.Transport {
+	var certificates []tls.Certificate
+	if cert != nil {
+		certificates = []tls.Certificate{*cert}
+	}
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
@@ -98,7 +112,7 @@ func newTransport(config *Config, cert *tls.Certificate) *http.Transport {
 			MinVersion:   tls.VersionTLS12,
 			RootCAs:      config.UpstreamCA,
 			ServerName:   config.UpstreamServerName,
-			Certificates: []tls.Certificate{*cert},
+			Certificates: certificates,
 			Time:         config.Clock.Now,
 		},
 		TLSHandshakeTimeout: dialTimeout,

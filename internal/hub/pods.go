@@ -1,0 +1,225 @@
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/serve"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+)
+
+// podServer answers pods while the node is cut off. Its certificate is of the
+// node-local authority, which the node's pods find in their bundle beside the
+// cluster's (see AddRootCA).
+//
+//	pod ──► ServePods ──online──► apiserver, byte for byte
+//	             └──────cut─────► token verified here ──► rights as last told ──► replica
+//
+// When the link is back its connections are closed, and pods come again.
+type podServer struct {
+	local *local
+
+	mu    sync.Mutex            // guards what follows
+	conns map[net.Conn]struct{} // being served
+}
+
+// handOff is a listener of connections that somebody else has accepted.
+type handOff struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+	addr   net.Addr
+}
+
+func newHandOff(addr net.Addr) *handOff {
+	return &handOff{conns: make(chan net.Conn), closed: make(chan struct{}), addr: addr}
+}
+
+func (l *handOff) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *handOff) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *handOff) Addr() net.Addr { return l.addr }
+
+// give hands a connection over, or closes it.
+func (l *handOff) give(c net.Conn) {
+	select {
+	case l.conns <- c:
+	case <-l.closed:
+		reset(c)
+	}
+}
+
+// serve answers on connections handed to it until ctx ends.
+func (p *podServer) serve(ctx context.Context, listener net.Listener) error {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	h := p.local.hub
+	server := &http.Server{
+		Handler:           p,
+		ReadHeaderTimeout: headerReadTimeout,
+		IdleTimeout:       callerIdleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: callerStreams},
+		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		TLSConfig: &tls.Config{
+			MinVersion:     tls.VersionTLS12, // pods bring what libraries they have
+			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.local.config.PodCertificate() },
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			switch state {
+			case http.StateNew:
+				p.conns[c] = struct{}{}
+			case http.StateClosed, http.StateHijacked:
+				delete(p.conns, c)
+			}
+		},
+	}
+	stop := context.AfterFunc(ctx, func() { server.Close() })
+	defer stop()
+	if err := server.ServeTLS(listener, "", ""); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
+		return fmt.Errorf("serve pods of node %s: %w", h.config.NodeName, err)
+	}
+	return nil
+}
+
+// release closes every connection: the apiserver answers pods again.
+func (p *podServer) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.Close()
+	}
+}
+
+// ServeHTTP answers one request of a pod.
+func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	l := p.local
+	who, err := l.authenticatePod(r)
+	if err != nil {
+		l.hub.log.Debug("refused a pod", "remote", r.RemoteAddr, "error", err)
+		s := unauthorized()
+		s.Message = "the node is cut off from its cluster and does not know you: " + err.Error()
+		codec.WriteStatus(w, s)
+		return
+	}
+	req, err := parseRequest(r.Method, r.URL)
+	if err != nil {
+		codec.WriteStatus(w, badRequest(err.Error()))
+		return
+	}
+	x := exchange{hub: l.hub, w: w, r: r, req: req, as: hubIdentity}
+	if !req.isResource() {
+		if !(r.Method == http.MethodGet && discovery(req.path) && x.remembered()) {
+			codec.WriteStatus(w, x.cut())
+		}
+		return
+	}
+	if !req.reads() || req.subresource != "" {
+		// Whether it may is the apiserver's to say.
+		codec.WriteStatus(w, x.cut())
+		return
+	}
+	if err := l.allowed(who, req); err != nil {
+		s := forbidden(req, err.Error())
+		codec.WriteStatus(w, s)
+		return
+	}
+	served := l.server.Serve(r.Context(), w, serve.Request{
+		Verb: req.verb, Resource: schema.GroupVersionResource{Group: req.group, Version: req.version, Resource: req.resource},
+		Namespace: req.namespace, Name: req.name, Query: req.query, Accept: r.Header.Get("Accept"), Stale: true,
+	})
+	if !served {
+		codec.WriteStatus(w, x.cut())
+	}
+}
+
+// exactName is the one name a list's field selector allows.
+func exactName(query url.Values) string {
+	selector, err := fields.ParseSelector(query.Get("fieldSelector"))
+	if err != nil {
+		return ""
+	}
+	name, _ := selector.RequiresExactMatch("metadata.name")
+	return name
+}
+
+// learn asks the apiserver, while it is there, for what pods' requests are judged
+// by in a cut.
+func (l *local) learn(ctx context.Context) {
+	if err := l.learnDiscovery(ctx); err != nil {
+		l.hub.log.Warn("learn what the cluster serves", "error", err)
+	}
+	err := l.learnIssuer(func(path string) ([]byte, error) {
+		return l.ask(l.hub.upstreams[hubIdentity], l.request(ctx, http.MethodGet, path, "", nil))
+	})
+	if err != nil {
+		l.hub.log.Warn("learn who signs the cluster's tokens", "error", err)
+	}
+	err = l.learnRights(ctx, func(ctx context.Context, token, path string, body []byte) ([]byte, error) {
+		r := l.request(ctx, http.MethodPost, path, wire.MediaJSON, body)
+		r.Header.Set("Authorization", "Bearer "+token)
+		return l.ask(l.bearer, r)
+	})
+	if err != nil {
+		l.hub.log.Warn("learn what the node's pods may do", "error", err)
+	}
+}
+
+// ask sends a request and returns the body of an answer that says yes.
+func (l *local) ask(u *upstream, r *http.Request) ([]byte, error) {
+	response, err := u.do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxKept+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(body) > maxKept:
+		return nil, fmt.Errorf("%s: the answer is larger than %d bytes", r.URL.Path, maxKept)
+	case response.StatusCode >= http.StatusMultipleChoices:
+		return nil, fmt.Errorf("%s: %s", r.URL.Path, response.Status)
+	}
+	return body, nil
+}
+
+// AddRootCA adds an authority to the bundle that pods find in their ConfigMap
+// kube-root-ca.crt, as the node's kubelet sees it: what is served while the node
+// is cut off has a certificate of it. Bundles that have it stay.
+func AddRootCA(bundle, ca string) string {
+	ca = strings.TrimSpace(ca)
+	if strings.Contains(bundle, ca) {
+		return bundle
+	}
+	return strings.TrimRight(bundle, "\n") + "\n" + ca + "\n"
+}

@@ -1,0 +1,264 @@
+package hub
+
+import (
+	"bytes"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+)
+
+const testIssuer = "https://kubernetes.default.svc"
+
+// signer signs tokens as an apiserver does.
+type signer struct {
+	t      *testing.T
+	signer jose.Signer
+	public jose.JSONWebKey
+}
+
+func newSigner(t *testing.T) *signer {
+	t.Helper()
+	key := newKey(t)
+	s, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: "k"}}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &signer{t, s, jose.JSONWebKey{Key: key.Public(), KeyID: "k", Algorithm: "ES256", Use: "sig"}}
+}
+
+// token of a pod; change alters its claims.
+func (s *signer) token(change func(map[string]any)) string {
+	s.t.Helper()
+	claims := map[string]any{
+		"iss": testIssuer, "aud": []string{testIssuer}, "sub": "system:serviceaccount:shop:web", "exp": time.Now().Add(-time.Hour).Unix(),
+		"kubernetes.io": map[string]any{
+			"namespace": "shop", "serviceaccount": map[string]any{"name": "web"}, "pod": map[string]any{"name": "p", "uid": "pod"},
+		},
+	}
+	if change != nil {
+		change(claims)
+	}
+	text, err := jwt.Signed(s.signer).Claims(claims).Serialize()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return text
+}
+
+// cutRig is a hub whose pods' door is open, and which has learned, online, about
+// a service account that may list services everywhere and get one ConfigMap and
+// the pods of its own namespace.
+func cutRig(t *testing.T) (*rig, *signer, string) {
+	t.Helper()
+	r, _ := newLocalRig(t)
+	s := newSigner(t)
+	token := s.token(nil)
+	read := func(resource string, names ...string) authorizationv1.ResourceRule {
+		return authorizationv1.ResourceRule{Verbs: []string{"get", "list", "watch"}, APIGroups: []string{""}, Resources: []string{resource}, ResourceNames: names}
+	}
+	r.api.setRefuse(func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		var answer any
+		switch {
+		case q.URL.Path == "/.well-known/openid-configuration":
+			answer = map[string]string{"issuer": testIssuer}
+		case q.URL.Path == "/openid/v1/jwks":
+			answer = jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}}
+		case strings.HasSuffix(q.URL.Path, "/token"):
+			answer = authenticationv1.TokenRequest{TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}, Status: authenticationv1.TokenRequestStatus{Token: token}}
+			w.WriteHeader(201)
+		case strings.HasSuffix(q.URL.Path, "/selfsubjectrulesreviews"):
+			if q.Header.Get("Authorization") != "Bearer "+token {
+				w.WriteHeader(401)
+				return
+			}
+			var review authorizationv1.SelfSubjectRulesReview
+			if err := json.NewDecoder(q.Body).Decode(&review); err != nil {
+				t.Error(err)
+			}
+			review.Status.ResourceRules = []authorizationv1.ResourceRule{read("services"), {Verbs: []string{"create"}, APIGroups: []string{"*"}, Resources: []string{"*"}}}
+			if review.Spec.Namespace == "shop" {
+				review.Status.ResourceRules = append(review.Status.ResourceRules, read("pods"), read("secrets", "other"))
+			}
+			answer = review
+		default:
+			fmt.Fprintf(w, `{"from":"the apiserver","path":%q}`, q.URL.Path)
+			return
+		}
+		if err := json.NewEncoder(w).Encode(answer); err != nil {
+			t.Error(err)
+		}
+	})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- r.hub.ServePods(t.Context(), listener) }()
+	t.Cleanup(func() {
+		if err := <-done; err != nil {
+			t.Errorf("ServePods: %v", err)
+		}
+	})
+	r.online(true)
+	asked := &authenticationv1.TokenRequest{
+		TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"},
+		Spec:     authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", Name: "p", UID: "pod"}},
+	}
+	if resp, body := r.do(r.caller(CallerKubelet), "POST", "/api/v1/namespaces/shop/serviceaccounts/web/token", bytes.NewReader(encoded(t, asked)), http.Header{"Content-Type": {wire.MediaProtobuf}}); resp.StatusCode != 201 {
+		t.Fatalf("%s %s", resp.Status, body)
+	}
+	for limit := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		_, issuer := r.hub.local.config.Memo.Get(bucketIssuer, "issuer")
+		_, rights := r.hub.local.config.Memo.Get(bucketRights, "shop/web")
+		if issuer && rights {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("learned the issuer: %v, the rights: %v", issuer, rights)
+		}
+	}
+	return r, s, listener.Addr().String()
+}
+
+// pod is a pod's client: it trusts the cluster's authority and the node's.
+func (r *rig) pod() *http.Client {
+	roots := r.cluster.pool()
+	roots.AddCert(r.podCA.cert)
+	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: "kubernetes.default.svc"}, ForceAttemptHTTP2: true}
+	r.t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: transport, Timeout: patience}
+}
+
+func ask(t *testing.T, client *http.Client, method, url, token string) (int, string) {
+	t.Helper()
+	q, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if token != "" {
+		q.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := client.Do(q)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(body)
+}
+
+// TestPodsThroughACut: one client of a pod, before, in and after a cut.
+func TestPodsThroughACut(t *testing.T) {
+	r, s, address := cutRig(t)
+	client, token := r.pod(), s.token(nil)
+	url := "https://" + address
+	if _, body := ask(t, client, "GET", url+"/api/v1/services", token); !strings.Contains(body, "the apiserver") {
+		t.Fatalf("online: %s", body)
+	}
+	r.online(false)
+	client.CloseIdleConnections()
+	for _, c := range []struct {
+		method, path string
+		want         int
+	}{
+		{"GET", "/api/v1/services", 200},
+		{"GET", "/api/v1/namespaces/shop/services/till", 200},
+		{"GET", "/api/v1/namespaces/shop/pods/p", 200},
+		{"GET", "/version", 200},
+		{"GET", "/apis", 200},
+		{"GET", "/api/v1/pods", 403},                          // in its own namespace only
+		{"GET", "/api/v1/namespaces/other/pods/p", 403},       // likewise
+		{"GET", "/api/v1/namespaces/shop/secrets/s", 403},     // another name
+		{"GET", "/api/v1/namespaces/shop/secrets", 403},       // all names
+		{"GET", "/api/v1/nodes/n1", 403},                      // never told
+		{"GET", "/api/v1/namespaces/shop/secrets/other", 503}, // allowed, and not there
+		{"GET", "/api/v1/namespaces/shop/pods", 503},          // allowed, and the node holds a part only
+		{"POST", "/api/v1/namespaces/shop/configmaps", 503},
+		{"DELETE", "/api/v1/namespaces/shop/pods/p", 503},
+		{"GET", "/api/v1/namespaces/shop/pods/p/log", 503},
+		{"GET", "/metrics", 503},
+		{"GET", "/readyz", 503},
+	} {
+		if code, body := ask(t, client, c.method, url+c.path, token); code != c.want {
+			t.Errorf("%s %s: %d %s, want %d", c.method, c.path, code, body, c.want)
+		}
+	}
+	r.online(true)
+	if _, body := ask(t, client, "GET", url+"/api/v1/services", token); !strings.Contains(body, "the apiserver") {
+		t.Errorf("after the cut: %s", body)
+	}
+}
+
+// TestStrangersAmongPods: a wrong token opens nothing.
+func TestStrangersAmongPods(t *testing.T) {
+	r, s, address := cutRig(t)
+	r.online(false)
+	kubernetes := func(key string, value any) func(map[string]any) {
+		return func(c map[string]any) { c["kubernetes.io"].(map[string]any)[key] = value }
+	}
+	unsigned := strings.Join(strings.Split(s.token(nil), ".")[:2], ".") + "."
+	none := "eyJhbGciOiJub25lIn0." + strings.Split(s.token(nil), ".")[1] + "."
+	client := r.pod()
+	for name, token := range map[string]string{
+		"none": "", "garbage": "x.y.z", "another's key": newSigner(t).token(nil), "unsigned": unsigned, "algorithm none": none,
+		"another issuer":     s.token(func(c map[string]any) { c["iss"] = "https://elsewhere" }),
+		"another audience":   s.token(func(c map[string]any) { c["aud"] = []string{"vault"} }),
+		"another subject":    s.token(func(c map[string]any) { c["sub"] = "system:serviceaccount:kube-system:admin" }),
+		"a pod elsewhere":    s.token(kubernetes("pod", map[string]any{"name": "p", "uid": "elsewhere"})),
+		"bound to no pod":    s.token(kubernetes("pod", map[string]any{})),
+		"another namespace":  s.token(kubernetes("namespace", "kube-system")),
+		"a forged signature": s.token(nil)[:len(s.token(nil))-8] + "AAAAAAAA",
+	} {
+		for _, path := range []string{"/", "/api", "/version", "/readyz", "/api/v1/services", "/api/v1/namespaces/shop/secrets/s", "/api/v1/services?watch=1"} {
+			for _, method := range []string{"GET", "POST", "HEAD"} {
+				if code, body := ask(t, client, method, "https://"+address+path, token); code != 401 || strings.Contains(body, "items") {
+					t.Errorf("%s: %s %s: %d %s", name, method, path, code, body)
+				}
+			}
+		}
+	}
+	// The doors are apart: a component's certificate opens nothing here, a pod's
+	// token nothing there.
+	if resp, _ := r.do(r.client(nil), "GET", "/api/v1/services", nil, http.Header{"Authorization": {"Bearer " + s.token(nil)}}); resp.StatusCode != 401 {
+		t.Errorf("a token at the components' door: %s", resp.Status)
+	}
+}
+
+// FuzzPodToken: nothing but a signed token is ever anybody.
+func FuzzPodToken(f *testing.F) {
+	f.Add("eyJhbGciOiJFUzI1NiJ9.e30.AAAA")
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Add("a.b.c")
+	key := newKey(f)
+	known := issuer{Issuer: testIssuer, Keys: jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k"}}}}
+	f.Fuzz(func(t *testing.T, token string) {
+		who, err := known.verify(token, func() (map[string]bool, bool) { return map[string]bool{"": true, "pod": true}, true })
+		if err == nil {
+			t.Fatalf("%q is %s", token, who)
+		}
+	})
+}
+
+func TestAddRootCA(t *testing.T) {
+	if got := AddRootCA("cluster\n", "node\n"); got != "cluster\nnode\n" || AddRootCA(got, "node") != got {
+		t.Errorf("got %q", got)
+	}
+}

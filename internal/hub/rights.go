@@ -1,0 +1,153 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+)
+
+// bucketRights keeps what the node's service accounts may do, by
+// namespace/name; there are no more of them than pods.
+var bucketRights = memo.Bucket{Name: "rights", Max: 256}
+
+const (
+	// everyNamespace is asked about to learn what a service account may do in
+	// all: no namespace can have this name, so only ClusterRoleBindings count.
+	everyNamespace = "edge:every-namespace"
+	// rightsInterval is how often they are asked for anew, beside whenever the
+	// link comes back and whenever a pod gets its first token: two small requests
+	// for each service account.
+	rightsInterval = time.Hour
+)
+
+// rights of a service account, as the apiserver last said.
+type rights struct {
+	// Own are those in its own namespace, Every those in all namespaces and on
+	// what has none.
+	Own   []authorizationv1.ResourceRule `json:"own,omitempty"`
+	Every []authorizationv1.ResourceRule `json:"every,omitempty"`
+}
+
+// allowed says whether a pod may read what it asks for: never more than the
+// apiserver said it may, and nothing where it never said.
+func (l *local) allowed(who serviceAccount, r request) error {
+	value, ok := l.config.Memo.Get(bucketRights, who.String())
+	if !ok {
+		return fmt.Errorf("the node does not know what %s may do", who)
+	}
+	var known rights
+	if err := json.Unmarshal(value, &known); err != nil {
+		return fmt.Errorf("rights of %s: %w", who, err)
+	}
+	if !known.allow(who, r) {
+		return fmt.Errorf("%s may not %s %s", who, r.verb, r.resourceName())
+	}
+	return nil
+}
+
+func (k rights) allow(who serviceAccount, r request) bool {
+	name := r.name
+	if name == "" {
+		name = exactName(r.query)
+	}
+	match := func(rule authorizationv1.ResourceRule) bool {
+		return has(rule.Verbs, r.verb) && has(rule.APIGroups, r.group) && has(rule.Resources, r.resource) &&
+			(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, name))
+	}
+	if slices.ContainsFunc(k.Every, match) {
+		return true
+	}
+	return r.namespace != "" && r.namespace == who.namespace && slices.ContainsFunc(k.Own, match)
+}
+
+func has(list []string, s string) bool { return slices.Contains(list, s) || slices.Contains(list, "*") }
+
+// learnRights asks what every service account of the node's pods may do, with
+// one of its own tokens. post sends an object as the token's bearer.
+func (l *local) learnRights(ctx context.Context, post func(ctx context.Context, token, path string, body []byte) ([]byte, error)) error {
+	var errs []error
+	for who, token := range l.accounts() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		var known rights
+		var err error
+		if known.Own, err = askRights(ctx, post, token, who.namespace); err == nil {
+			known.Every, err = askRights(ctx, post, token, everyNamespace)
+		}
+		var value []byte
+		if err == nil {
+			value, err = json.Marshal(known)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("what %s may do: %w", who, err))
+			continue
+		}
+		if have, ok := l.config.Memo.Get(bucketRights, who.String()); !ok || string(have) != string(value) {
+			l.config.Memo.Put(bucketRights, who.String(), value)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func askRights(ctx context.Context, post func(context.Context, string, string, []byte) ([]byte, error), token, namespace string) ([]authorizationv1.ResourceRule, error) {
+	body, err := json.Marshal(authorizationv1.SelfSubjectRulesReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: "authorization.k8s.io/v1", Kind: "SelfSubjectRulesReview"},
+		Spec:     authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace},
+	})
+	if err != nil {
+		return nil, err
+	}
+	answer, err := post(ctx, token, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", body)
+	if err != nil {
+		return nil, err
+	}
+	var review authorizationv1.SelfSubjectRulesReview
+	if err := json.Unmarshal(answer, &review); err != nil {
+		return nil, err
+	}
+	// Of an incomplete review what it lists is allowed all the same. Only reads
+	// are ever asked about.
+	var reads []authorizationv1.ResourceRule
+	for _, rule := range review.Status.ResourceRules {
+		if has(rule.Verbs, "get") || has(rule.Verbs, "list") || has(rule.Verbs, "watch") {
+			reads = append(reads, rule)
+		}
+	}
+	return reads, nil
+}
+
+// accounts are the service accounts of the node's pods, each with a token for
+// the apiserver.
+func (l *local) accounts() map[serviceAccount]string {
+	out := map[serviceAccount]string{}
+	for _, e := range l.config.Memo.All(bucketTokens) {
+		fields := strings.Split(e.Key, " ")
+		if len(fields) != 4 || fields[3] != "" {
+			continue // for another audience
+		}
+		var k kept
+		if json.Unmarshal(e.Value, &k) != nil {
+			continue
+		}
+		object, _, err := scheme.Codecs.UniversalDeserializer().Decode(k.Body, nil, nil)
+		if err != nil {
+			continue
+		}
+		if token, ok := object.(*authenticationv1.TokenRequest); ok && token.Status.Token != "" {
+			out[serviceAccount{fields[1], fields[2]}] = token.Status.Token // the newest
+		}
+	}
+	return out
+}
