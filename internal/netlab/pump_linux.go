@@ -35,6 +35,18 @@ type Direction struct {
 	way        packets   // what is queued or on the way
 	arrived    uint64    // numbers packets, so that equal times keep their order
 	stats      Stats
+	closed     bool
+}
+
+// unlessClosed drops the error of an end that was wanted: which one it is
+// depends on where the descriptor was used when it went.
+func (d *Direction) unlessClosed(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	return err
 }
 
 // pump starts to carry packets from in to out.
@@ -45,9 +57,12 @@ func (l *Lab) pump(in, out *os.File, s Shape) *Direction {
 	l.links++
 	var pumps sync.WaitGroup
 	errs := make([]error, 2)
-	pumps.Go(func() { errs[0] = d.take() })
-	pumps.Go(func() { errs[1] = d.deliver() })
+	pumps.Go(func() { errs[0] = d.unlessClosed(d.take()) })
+	pumps.Go(func() { errs[1] = d.unlessClosed(d.deliver()) })
 	l.close = append(l.close, func() error {
+		d.mu.Lock()
+		d.closed = true
+		d.mu.Unlock()
 		// Closing in is what ends take; its owner may close it again.
 		err := errors.Join(ignoreClosed(in.Close()), a.f.Close())
 		pumps.Wait()
@@ -97,13 +112,10 @@ func (d *Direction) take() error {
 	for {
 		n, err := d.in.Read(buf)
 		if err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return nil
-			}
 			return fmt.Errorf("read %s: %w", d.in.Name(), err)
 		}
 		if err := d.admit(buf[:n], time.Now()); err != nil {
-			return ignoreClosed(err)
+			return err
 		}
 	}
 }
@@ -147,15 +159,12 @@ func (d *Direction) admit(b []byte, now time.Time) error {
 func (d *Direction) deliver() error {
 	for {
 		if err := d.alarm.wait(); err != nil {
-			if errors.Is(err, os.ErrClosed) {
-				return nil
-			}
 			return err
 		}
 		for {
 			p, err := d.due(time.Now())
 			if err != nil {
-				return ignoreClosed(err)
+				return err
 			}
 			if p == nil {
 				break
