@@ -1,0 +1,196 @@
+package congestion
+
+import (
+	"testing"
+	"time"
+)
+
+// wan is what most measurements are made on.
+func wan(change ...func(*path)) path {
+	p := path{rate: 50e6, rtt: 60 * time.Millisecond, queue: 60 * time.Millisecond}
+	for _, f := range change {
+		f(&p)
+	}
+	return p
+}
+
+func loss(l float64) func(*path)             { return func(p *path) { p.loss = l } }
+func rtt(d time.Duration) func(*path)        { return func(p *path) { p.rtt = d } }
+func jitter(d time.Duration) func(*path)     { return func(p *path) { p.jitter = d } }
+func stall(d time.Duration) func(*path)      { return func(p *path) { p.stall = d } }
+func queue(d time.Duration) func(*path)      { return func(p *path) { p.queue = d } }
+func rate(bitsPerSecond float64) func(*path) { return func(p *path) { p.rate = bitsPerSecond } }
+
+// All of it is simulated: the same on every machine.
+func TestRateOfPaths(t *testing.T) {
+	for _, tc := range []struct {
+		name     string
+		path     path
+		least    float64       // Mbit/s after the first second or two
+		most     float64       // 0: the line is the bound
+		queue    time.Duration // mean, at most
+		dropped  float64       // share that the queue drops, at most
+		warmTime time.Duration
+	}{
+		{name: "clean", path: wan(), least: 48, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "1 % loss", path: wan(loss(0.01)), least: 47, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "3 % loss", path: wan(loss(0.03)), least: 46, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "5 % loss", path: wan(loss(0.05)), least: 45, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "8 % loss", path: wan(loss(0.08)), least: 35, queue: 10 * time.Millisecond, dropped: 0.001},
+		// Above the ceiling loss is congestion: it gives way, and not to nothing.
+		{name: "15 % loss", path: wan(loss(0.15)), least: 1.5, most: 15, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "long", path: wan(rtt(250*time.Millisecond), loss(0.001)), least: 47, queue: 15 * time.Millisecond, dropped: 0.005, warmTime: 4 * time.Second},
+		{name: "reordering", path: wan(jitter(40*time.Millisecond), loss(0.005)), least: 30, queue: 45 * time.Millisecond, dropped: 0.02},
+		{name: "busy machine", path: wan(stall(10 * time.Millisecond)), least: 42, queue: 15 * time.Millisecond, dropped: 0.01},
+		// A policer: what it drops is below the ceiling, and the line is used.
+		{name: "short queue", path: wan(queue(5 * time.Millisecond)), least: 46, queue: 5 * time.Millisecond, dropped: 0.05},
+		{name: "slow line", path: wan(rate(1e6), queue(300*time.Millisecond)), least: 0.9, queue: 120 * time.Millisecond, dropped: 0.001},
+		{name: "LAN", path: wan(rate(1e9), rtt(300*time.Microsecond), queue(20*time.Millisecond)), least: 990, queue: 8 * time.Millisecond, dropped: 0.001},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			warm := max(tc.warmTime, 2*time.Second)
+			for seed := range uint64(3) {
+				r := tc.path.run(seed, New(1232), warm, warm+4*time.Second)
+				if r.mbps < tc.least || tc.most > 0 && r.mbps > tc.most {
+					t.Errorf("seed %d: %.1f Mbit/s, want %.1f to %.1f; by second: %.0f", seed, r.mbps, tc.least, tc.most, r.delivery)
+				}
+				if r.queue > tc.queue {
+					t.Errorf("seed %d: packets wait %s for the line, want at most %s", seed, r.queue, tc.queue)
+				}
+				if r.dropped > tc.dropped {
+					t.Errorf("seed %d: the queue dropped %.4f, want at most %.4f", seed, r.dropped, tc.dropped)
+				}
+			}
+		})
+	}
+}
+
+// A path that gets worse is not kept full of packets, and one that gets better
+// is used soon.
+func TestPathChanges(t *testing.T) {
+	at := func(when time.Duration, bitsPerSecond float64) func(*path) {
+		return func(p *path) {
+			p.change = func(p *path, now time.Duration) {
+				if now == when {
+					p.rate = bitsPerSecond
+				}
+			}
+		}
+	}
+	worse := wan(loss(0.01), queue(200*time.Millisecond), at(3*time.Second, 10e6))
+	if r := worse.run(1, New(1232), 5*time.Second, 9*time.Second); r.mbps < 8.5 || r.queue > 50*time.Millisecond {
+		t.Errorf("50 became 10 Mbit/s: %.1f Mbit/s, queue %s; by second: %.0f", r.mbps, r.queue, r.delivery)
+	}
+	better := wan(loss(0.01), rate(10e6), at(3*time.Second, 50e6))
+	if r := better.run(1, New(1232), 6*time.Second, 10*time.Second); r.mbps < 40 {
+		t.Errorf("10 became 50 Mbit/s: %.1f Mbit/s; by second: %.0f", r.mbps, r.delivery)
+	}
+	longer := wan()
+	longer.change = func(p *path, now time.Duration) {
+		if now == 2*time.Second {
+			p.rtt = 150 * time.Millisecond
+		}
+	}
+	if r := longer.run(1, New(1232), 14*time.Second, 18*time.Second); r.mbps < 44 {
+		t.Errorf("60 became 150 ms: %.1f Mbit/s; by second: %.0f", r.mbps, r.delivery)
+	}
+}
+
+// A sender with little to send keeps what is known of the path, and sends the
+// little at once.
+func TestSenderWithLittle(t *testing.T) {
+	c := New(1232)
+	now := time.Hour // any moment
+	number := int64(0)
+	exchange := func(packets int64) {
+		for range packets {
+			if !c.CanSend(0) || !c.HasBudget(now) {
+				t.Fatalf("at %s packet %d has to wait until %s", now, number, c.Next())
+			}
+			c.OnSent(now, 0, number, 500, true)
+			now += 30 * time.Millisecond
+			c.OnAcked(now, number, 500, 500)
+			number++
+			now += time.Second
+		}
+	}
+	exchange(20)
+	if s := c.Stats(); s.Phase != "startup" || s.MinRTT != 30*time.Millisecond || s.Window < initialWindow*1232 {
+		t.Errorf("after twenty small exchanges: %+v", s)
+	}
+	exchange(1000)
+	if s := c.Stats(); s.Window < minWindow*1232 {
+		t.Errorf("after a thousand: %+v", s)
+	}
+	if n := len(c.sent.ring); n > smallRing {
+		t.Errorf("an idle session remembers %d packets", n)
+	}
+}
+
+// Times may lie before the origin, as quic-go's do in a synctest bubble.
+func TestTimesBeforeTheOrigin(t *testing.T) {
+	c := New(1232)
+	now := -1000 * time.Hour
+	if !c.HasBudget(now) {
+		t.Error("the first packet has to wait")
+	}
+	for number := range int64(100) {
+		if !c.HasBudget(now) {
+			now = c.Next()
+			if !c.HasBudget(now) {
+				t.Fatalf("packet %d may not be sent when it was said to", number)
+			}
+		}
+		c.OnSent(now, number*1232, number, 1232, true)
+	}
+	for number := range int64(100) {
+		c.OnAcked(now+50*time.Millisecond, number, 1232, (100-number)*1232)
+	}
+	if s := c.Stats(); s.Rate == 0 || s.MinRTT == 0 {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestMarksEndStartup(t *testing.T) {
+	c := New(1232)
+	c.OnMarked()
+	if c.InStartup() {
+		t.Error("goes on to double what it sends after a mark")
+	}
+}
+
+func TestFlights(t *testing.T) {
+	var f flights
+	add := func(n int64) { f.add(flight{number: n, sent: time.Duration(n), here: true}) }
+	for n := range int64(1000) {
+		add(2 * n) // numbers may be skipped
+	}
+	if _, ok := f.take(3); ok {
+		t.Error("took a number that was never sent")
+	}
+	if p, ok := f.take(1000); !ok || p.number != 1000 {
+		t.Errorf("%+v, %v", p, ok)
+	}
+	if _, ok := f.take(1000); ok {
+		t.Error("took a packet twice")
+	}
+	f.expire(999) // all before 1000, which is gone too
+	if f.count != 499 || f.at(0).number != 1002 {
+		t.Errorf("%d left, the oldest is %d", f.count, f.at(0).number)
+	}
+	for n := int64(1999); n >= 1001; n-- {
+		f.take(n)
+	}
+	if f.count != 0 || f.ring != nil {
+		t.Errorf("%d left in a ring of %d", f.count, len(f.ring))
+	}
+	for n := range int64(2 * maxRing) {
+		add(10_000 + n)
+	}
+	if len(f.ring) != maxRing || f.count != maxRing {
+		t.Errorf("%d in a ring of %d", f.count, len(f.ring))
+	}
+	if _, ok := f.take(10_000); ok {
+		t.Error("the oldest was not forgotten")
+	}
+}
