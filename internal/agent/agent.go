@@ -55,6 +55,8 @@ type Config struct {
 	// ListenPacket makes the UDP socket of one connection; nil: any port of every
 	// address, of the family of the gateway's address.
 	ListenPacket func() (net.PacketConn, error)
+	// Congestion is how what is sent to gateways answers loss; empty: the default.
+	Congestion tunnel.Congestion
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Jitter returns a duration in [0, max); nil: uniformly random.

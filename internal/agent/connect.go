@@ -35,16 +35,23 @@ func ignoreClosed(err error) error {
 	return err
 }
 
+// dialing is how connections to gateways are made.
+type dialing struct {
+	tls        *tls.Config
+	listen     func() (net.PacketConn, error) // nil: any port of every address
+	congestion tunnel.Congestion
+}
+
 // dialGateway resolves "host:port" and makes a connection to the first address
 // that answers.
-func dialGateway(ctx context.Context, gateway string, conf *tls.Config, listen func() (net.PacketConn, error)) (*link, error) {
+func dialGateway(ctx context.Context, gateway string, d dialing) (*link, error) {
 	addrs, err := resolve(ctx, gateway)
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for _, addr := range addrs {
-		l, err := dialAddr(ctx, addr, conf, listen)
+		l, err := dialAddr(ctx, addr, d)
 		if err == nil {
 			return l, nil
 		}
@@ -56,11 +63,15 @@ func dialGateway(ctx context.Context, gateway string, conf *tls.Config, listen f
 	return nil, errors.Join(errs...)
 }
 
-func dialAddr(ctx context.Context, addr netip.AddrPort, conf *tls.Config, listen func() (net.PacketConn, error)) (*link, error) {
+func dialAddr(ctx context.Context, addr netip.AddrPort, d dialing) (*link, error) {
+	conf := tunnel.AgentConfig()
+	if err := d.congestion.Set(conf); err != nil {
+		return nil, err
+	}
 	var pc net.PacketConn
 	var err error
-	if listen != nil {
-		pc, err = listen()
+	if d.listen != nil {
+		pc, err = d.listen()
 	} else {
 		// A socket of the wildcard address follows the default route when the
 		// node's own address changes.
@@ -74,7 +85,7 @@ func dialAddr(ctx context.Context, addr netip.AddrPort, conf *tls.Config, listen
 		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
 	tr := &quic.Transport{Conn: tunnel.WrapPacketConn(pc)}
-	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), conf, tunnel.AgentConfig())
+	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), d.tls, conf)
 	l := &link{conn: conn, tr: tr, pc: pc}
 	if err != nil {
 		return nil, errors.Join(err, l.release())

@@ -84,7 +84,7 @@ func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.
 		conf.InsecureSkipVerify = true
 		conf.VerifyConnection = func(cs tls.ConnectionState) error { return verifyPinned(cs.PeerCertificates, cfg.CAPin) }
 	}
-	l, err := dialGateway(ctx, gateway, conf, cfg.ListenPacket)
+	l, err := dialGateway(ctx, gateway, dialing{tls: conf, listen: cfg.ListenPacket})
 	if err != nil {
 		return resp, err
 	}

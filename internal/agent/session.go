@@ -59,7 +59,7 @@ func (a *Agent) connectAddress(ctx context.Context, id, gateway string) (*sessio
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.cfg.Certificate() },
 		VerifyConnection:     func(cs tls.ConnectionState) error { return a.dir.verify(id, cs) },
 	}
-	l, err := dialGateway(ctx, gateway, conf, a.cfg.ListenPacket)
+	l, err := dialGateway(ctx, gateway, dialing{tls: conf, listen: a.cfg.ListenPacket, congestion: a.cfg.Congestion})
 	if err != nil {
 		return nil, err
 	}

@@ -59,6 +59,8 @@ type Config struct {
 	// OnHeartbeat is told what a node says of itself on its current session, from
 	// the goroutine that reads the session: it must not block. May be nil.
 	OnHeartbeat func(node string, beat tunnel.Heartbeat)
+	// Congestion is how what is sent to nodes answers loss; empty: the default.
+	Congestion tunnel.Congestion
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Clock tells the time for records and logs; nil: time.Now.

@@ -47,6 +47,9 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 		},
 	}
 	conf, admitted := tunnel.GatewayConfig(), tunnel.GatewayConfig()
+	if err := errors.Join(g.cfg.Congestion.Set(conf), g.cfg.Congestion.Set(admitted)); err != nil {
+		return fmt.Errorf("gateway: serve %s: %w", pc.LocalAddr(), err)
+	}
 	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
 		if !g.accepted.Allow() {
 			g.metrics.handshakes.WithLabelValues("refused").Inc()

@@ -78,7 +78,7 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		how = "superseding"
 	}
 	g.metrics.sessions.WithLabelValues(how).Inc()
-	log.Info("session began", "epoch", s.epoch, "engine", s.hello.EngineVersion, "superseding", old != nil)
+	log.Info("session began", "epoch", s.epoch, "congestion", tunnel.CongestionOf(sess), "engine", s.hello.EngineVersion, "superseding", old != nil)
 
 	// Handlers may outlast the loops but not this function: when it returns, the
 	// session's goroutines are gone. It is unregistered before they are.

@@ -60,9 +60,8 @@
 // After that QUIC's own framing is all there is. FIN is a half-close, a reset
 // stream is a reset connection; see Splice.
 //
-// Not here yet: a bound on how long a reader may stall, a memory budget of the
-// process, a transport where UDP is blocked, and congestion control other than
-// quic-go's. Session is the seam for the transport, Capabilities and the kinds
+// Not here yet: a bound on how long a reader may stall, and a memory budget of
+// the process. Session is the seam for the transport, Capabilities and the kinds
 // for the rest.
 //
 // Joining (ALPN "edge-join/1", no client certificate) is one stream with one

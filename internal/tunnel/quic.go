@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/quichook"
 )
 
 const (
@@ -90,5 +92,6 @@ func baseConfig() *quic.Config {
 		MaxIncomingStreams:         MaxStreams,
 		MaxIncomingUniStreams:      -1, // the protocol has none
 		InitialPacketSize:          packetSize,
+		Tracer:                     quichook.Tracer, // for CongestionTolerant
 	}
 }

@@ -48,9 +48,17 @@ type Session interface {
 const maxReason = 256
 
 // NewQUICSession makes a Session of a connection whose handshake is complete.
-func NewQUICSession(c *quic.Conn) Session { return &quicSession{c} }
+func NewQUICSession(c *quic.Conn) Session {
+	s := &quicSession{c: c}
+	s.ready, s.congestion = installCongestion(c)
+	return s
+}
 
-type quicSession struct{ c *quic.Conn }
+type quicSession struct {
+	c          *quic.Conn
+	ready      <-chan struct{} // closed when priorities may be set
+	congestion Congestion
+}
 
 func (s *quicSession) Open() (Stream, error) {
 	st, err := s.c.OpenStream()
@@ -62,7 +70,7 @@ func (s *quicSession) Open() (Stream, error) {
 		}
 		return nil, fmt.Errorf("open stream: %w", closeError(err))
 	}
-	return newStreamConn(st, s.c), nil
+	return newStreamConn(st, s), nil
 }
 
 func (s *quicSession) Accept(ctx context.Context) (Stream, error) {
@@ -70,7 +78,7 @@ func (s *quicSession) Accept(ctx context.Context) (Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("accept stream: %w", closeError(err))
 	}
-	return newStreamConn(st, s.c), nil
+	return newStreamConn(st, s), nil
 }
 
 func (s *quicSession) Close(code CloseCode, reason string) {

@@ -17,7 +17,7 @@ import (
 // makes a blocked write give up.
 type streamConn struct {
 	s    *quic.Stream
-	conn *quic.Conn
+	sess *quicSession
 
 	wmu sync.Mutex // held during a write; guards cut and ended
 	// cut: a write failed half way, so a FIN would pretend that all was sent.
@@ -30,7 +30,9 @@ type streamConn struct {
 	closeOne sync.Once
 }
 
-func newStreamConn(s *quic.Stream, c *quic.Conn) *streamConn { return &streamConn{s: s, conn: c} }
+func newStreamConn(s *quic.Stream, sess *quicSession) *streamConn {
+	return &streamConn{s: s, sess: sess}
+}
 
 func (c *streamConn) Read(p []byte) (int, error) {
 	n, err := c.s.Read(p)
@@ -111,10 +113,10 @@ func (c *streamConn) Reset(code ResetCode) {
 	c.s.CancelRead(quic.StreamErrorCode(code))
 }
 
-func (c *streamConn) SetUrgency(u int8) { c.s.SetPriority(u, true) }
+func (c *streamConn) SetUrgency(u int8) { c.sess.setPriority(c.s, u) }
 
-func (c *streamConn) LocalAddr() net.Addr  { return c.conn.LocalAddr() }
-func (c *streamConn) RemoteAddr() net.Addr { return c.conn.RemoteAddr() }
+func (c *streamConn) LocalAddr() net.Addr  { return c.sess.c.LocalAddr() }
+func (c *streamConn) RemoteAddr() net.Addr { return c.sess.c.RemoteAddr() }
 
 func (c *streamConn) SetDeadline(t time.Time) error {
 	if err := c.SetReadDeadline(t); err != nil {

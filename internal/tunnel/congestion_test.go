@@ -1,0 +1,33 @@
+package tunnel_test
+
+import (
+	"testing"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+)
+
+func TestCongestionIsTolerantByDefault(t *testing.T) {
+	pair(t, func(t *testing.T, client, server tunnel.Session) {
+		streams(t, client, server) // there was traffic
+		for _, s := range []tunnel.Session{client, server} {
+			if got := tunnel.CongestionOf(s); got != tunnel.CongestionTolerant {
+				t.Errorf("congestion control %q", got)
+			}
+		}
+	})
+}
+
+func TestCongestionIsChosen(t *testing.T) {
+	for _, tc := range []struct {
+		c        tunnel.Congestion
+		hook, ok bool
+	}{{"", true, true}, {tunnel.CongestionTolerant, true, true}, {tunnel.CongestionReno, false, true}, {"bbr", false, false}} {
+		conf := &quic.Config{}
+		err := tc.c.Set(conf)
+		if (err == nil) != tc.ok || (conf.Tracer != nil) != tc.hook {
+			t.Errorf("%q: hook %v, %v", tc.c, conf.Tracer != nil, err)
+		}
+	}
+}
