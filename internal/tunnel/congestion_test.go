@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/quic-go/quic-go"
@@ -10,10 +11,13 @@ import (
 
 func TestCongestionIsTolerantByDefault(t *testing.T) {
 	pair(t, func(t *testing.T, client, server tunnel.Session) {
-		streams(t, client, server) // there was traffic
+		want := tunnel.CongestionTolerant
+		if strings.HasSuffix(t.Name(), "/tcp") {
+			want = "" // the kernel's
+		}
 		for _, s := range []tunnel.Session{client, server} {
-			if got := tunnel.CongestionOf(s); got != tunnel.CongestionTolerant {
-				t.Errorf("congestion control %q", got)
+			if got := tunnel.CongestionOf(s); got != want {
+				t.Errorf("congestion control %q, want %q", got, want)
 			}
 		}
 	})

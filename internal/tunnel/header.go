@@ -59,6 +59,9 @@ func (k Kind) urgency() int8 {
 	}
 }
 
+// urgencyBulk is that of a direction that has carried bulkAfter.
+const urgencyBulk = 6
+
 // Flags of a dial header.
 type Flags uint8
 

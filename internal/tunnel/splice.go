@@ -11,6 +11,11 @@ import (
 // and 1,000 idle connections hold 64 MiB at most.
 const spliceBuffer = 32 << 10
 
+// bulkAfter is what a direction may carry before it counts as bulk, whose bytes
+// wait for those of others: more than any answer that somebody waits for, and
+// little of a copy.
+const bulkAfter = 1 << 20
+
 // buffers is a cache and holds no state.
 var buffers = sync.Pool{New: func() any { b := make([]byte, spliceBuffer); return &b }}
 
@@ -110,6 +115,7 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	var deaf bool // dst wants no more
+	bulk := false
 	for {
 		nr, rerr := src.Read(*buf)
 		if heard != nil && (nr > 0 || rerr != nil) {
@@ -122,6 +128,10 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			}
 			nw, werr := dst.Write((*buf)[:nr])
 			n += int64(nw)
+			if st, ok := dst.(Stream); ok && !bulk && n > bulkAfter {
+				bulk = true
+				st.SetUrgency(urgencyBulk)
+			}
 			switch {
 			case werr == nil:
 			case stoppedReading(werr):
