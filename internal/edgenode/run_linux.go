@@ -23,6 +23,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
 )
@@ -35,6 +36,9 @@ type RunOptions struct {
 	Version string
 	Logger  *slog.Logger
 }
+
+// hubDir below the node's data is where the hub keeps its replica of the API.
+const hubDir = "hub"
 
 // Run directories of the two groups of programs below run/: containerd starts
 // before the node has joined, the others after.
@@ -80,6 +84,10 @@ type node struct {
 	cg      cgroups
 
 	podCIDRs atomic.Pointer[[]netip.Prefix] // nil until known
+	// connected: the tunnel has a session. Whoever sets one of the two looks at
+	// the other after, so that the link learns of it in any order.
+	connected atomic.Bool
+	link      atomic.Pointer[link.Monitor] // of the hub; nil before it is there
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -254,6 +262,10 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 }
 
 func (n *node) linkChanged(connected bool, gateway string) {
+	n.connected.Store(connected)
+	if l := n.link.Load(); l != nil {
+		l.Session(connected)
+	}
 	n.status.update(func(s *Status) {
 		link := LinkConnected
 		if !connected {
@@ -292,13 +304,15 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		LocalCA:            local.ca.Pool(),
 		DialUpstream:       tunnel.DialAPIServer, UpstreamCA: id.ca, UpstreamServerName: apiserverName,
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
-		KubernetesEndpoint: endpoint, Logger: n.log.With("part", "hub"),
+		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
 	})
 	if err != nil {
 		components.Close()
 		pods.Close()
 		return err
 	}
+	n.link.Store(h.Link())
+	h.Link().Session(n.connected.Load())
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })
 	return nil
