@@ -25,6 +25,12 @@ import (
 // watch, which reconnects.
 const supersedeGrace = 15 * time.Minute
 
+// retireLinger is how long a replaced session stays although it carries nothing:
+// another gateway may tell of the new one before the node itself knows that it is
+// welcomed there, and what the node opens until then is still on its way here. A
+// few round trips of a very bad link.
+const retireLinger = 5 * time.Second
+
 // moveRate is how many nodes a second are asked to move to another gateway when
 // this one drains: well below what the others admit (handshakeRate).
 const moveRate = 200

@@ -131,7 +131,7 @@ func (g *Gateway) serveMesh(ctx context.Context, sess tunnel.Session, chain []*x
 	if err == nil {
 		err = g.runLink(ctx, sess, st, linkTo{id: id})
 	}
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && !errors.Is(err, errSelf) {
 		log.Info("mesh connection ended", "gateway", id, "reason", err)
 	}
 }
@@ -178,6 +178,14 @@ func (g *Gateway) runLink(ctx context.Context, sess tunnel.Session, st tunnel.St
 		sess.Close(tunnel.CloseProtocol, err.Error())
 		return err
 	case hello.Process == g.id:
+		if !to.dialled {
+			// The end that dialled takes note and closes.
+			select {
+			case <-sess.Done():
+			case <-time.After(tunnel.HelloTimeout):
+			case <-ctx.Done():
+			}
+		}
 		sess.Close(tunnel.CloseNormal, errSelf.Error())
 		return errSelf
 	}

@@ -147,6 +147,14 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 func (g *Gateway) retire(ctx context.Context, old *session) {
 	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
 	defer cancel()
+	linger := time.NewTimer(retireLinger)
+	defer linger.Stop()
+	select {
+	case <-linger.C:
+	case <-old.sess.Done():
+		return
+	case <-ctx.Done():
+	}
 	if err := old.streams.Wait(ctx); err != nil && old.sess.Err() == nil {
 		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.Count())
 	}
