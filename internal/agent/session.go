@@ -130,6 +130,7 @@ func (s *session) run(ctx context.Context) {
 	defer cancel()
 	wg.Go(func() { s.controlLoop() })
 	wg.Go(func() { s.pokeLoop(ctx) })
+	wg.Go(func() { s.padLoop(ctx) })
 	wg.Go(func() { s.beatLoop(ctx) })
 	var err error
 	for {
@@ -219,6 +220,29 @@ func (s *session) take(kind string, doc []byte) {
 		s.a.log.Warn("document of the gateway", "kind", kind, "gateway", s.gateway, "in_force", changed, "error", err)
 	case changed:
 		s.a.log.Info("new document", "kind", kind, "gateway", s.gateway)
+	}
+}
+
+// padLead is by how much padLoop is ahead of QUIC's own keepalive, which then has
+// nothing to do.
+const padLead = 500 * time.Millisecond
+
+// padLoop keeps the session alive.
+func (s *session) padLoop(ctx context.Context) {
+	tick := time.NewTicker(tunnel.KeepAlive - padLead)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.sess.Done():
+			return
+		case <-tick.C:
+		}
+		if err := s.control.Send(tunnel.Pad{}); err != nil {
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
 	}
 }
 

@@ -74,7 +74,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 			}
 			break
 		}
-		conns.Go(func() { g.serveConn(ctx, qc) })
+		conns.Go(func() { g.serveConn(ctx, qc, &conns) })
 	}
 	// Order: no new connections; the handlers, which end with ctx and say good
 	// bye; then the socket.
@@ -85,17 +85,18 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 
 var errTooManyHandshakes = errors.New("too many handshakes at the moment")
 
-func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn) {
+func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn, group *sync.WaitGroup) {
 	sess := tunnel.NewQUICSession(qc)
 	state := qc.ConnectionState().TLS
-	defer sess.Close(tunnel.CloseGoingAway, "gateway stops")
 	switch state.NegotiatedProtocol {
 	case tunnel.ALPN:
-		g.serveNode(ctx, sess, state.PeerCertificates)
+		g.serveNode(ctx, sess, state.PeerCertificates, group)
 	case tunnel.MeshALPN:
 		g.serveMesh(ctx, sess, state.PeerCertificates)
+		sess.Close(tunnel.CloseGoingAway, "gateway stops")
 	case tunnel.JoinALPN:
 		g.serveJoin(ctx, sess)
+		sess.Close(tunnel.CloseGoingAway, "gateway stops")
 	}
 }
 

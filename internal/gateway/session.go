@@ -26,49 +26,62 @@ type session struct {
 	// kubeletUp: the last dial of the kubelet worked, so that the next one need
 	// not be awaited before the caller is told to go on.
 	kubeletUp atomic.Bool
+	handlers  sync.WaitGroup // of its loops and streams
 }
 
-// serveNode runs a node's session until it ends or ctx does.
-func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) {
-	log := g.cfg.Logger.With("remote", sess.Remote())
-	if g.isDraining() {
-		sess.Close(tunnel.CloseGoingAway, ErrDraining.Error())
+// serveNode admits a node and starts its session, in goroutines that group
+// counts; ctx ends it. It has returned by the time that the session runs: what a
+// handshake needs of stack is not kept for each of ten thousand sessions.
+func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate, group *sync.WaitGroup) {
+	s, old := g.admit(ctx, sess, chain)
+	if s == nil {
+		sess.Close(tunnel.CloseGoingAway, "gateway stops") // if nothing else did
 		return
+	}
+	if old != nil {
+		s.handlers.Go(func() { g.retire(ctx, old) })
+	}
+	s.handlers.Go(func() { g.controlLoop(s) })
+	group.Go(func() { g.runSession(ctx, s) })
+}
+
+// admit makes a session of a connection, and returns the one that it replaces. A
+// connection that it refuses is closed, and the session nil.
+func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) (s, old *session) {
+	log := g.cfg.Logger
+	refuse := func(why string, code tunnel.CloseCode, err error) (*session, *session) {
+		g.metrics.ended.WithLabelValues(why).Inc()
+		log.Warn("session refused", "remote", sess.Remote(), "error", err)
+		sess.Close(code, err.Error())
+		return nil, nil
+	}
+	if g.isDraining() {
+		return refuse("draining", tunnel.CloseGoingAway, ErrDraining)
 	}
 	node, leaf, err := nodeOf(chain)
-	if err == nil {
-		log = log.With("node", node)
-		err = g.cfg.Authorize(node, leaf)
-	}
 	if err != nil {
-		g.metrics.ended.WithLabelValues("denied").Inc()
-		log.Warn("session refused", "error", err)
-		sess.Close(tunnel.CloseDenied, err.Error())
-		return
+		return refuse("denied", tunnel.CloseDenied, err)
+	}
+	log = log.With("node", node)
+	if err := g.cfg.Authorize(node, leaf); err != nil {
+		return refuse("denied", tunnel.CloseDenied, err)
 	}
 	if !g.nodeRate.allow(node, g.cfg.Clock()) {
-		g.metrics.ended.WithLabelValues("too many of the node").Inc()
-		log.Warn("session refused: too many of this node")
-		sess.Close(tunnel.CloseRateLimited, tunnel.RetryReason(sessionRetry, "too many sessions of this node"))
-		return
+		return refuse("too many of the node", tunnel.CloseRateLimited,
+			errors.New(tunnel.RetryReason(sessionRetry, "too many sessions of this node")))
 	}
-	s := &session{node: node, sess: sess, log: log}
-	old, err := g.welcome(ctx, s)
-	if err != nil {
-		if sess.Err() == nil && ctx.Err() == nil {
-			g.metrics.ended.WithLabelValues("protocol").Inc()
-			log.Warn("session failed before it began", "error", err)
-			sess.Close(tunnel.CloseProtocol, err.Error())
+	s = &session{node: node, sess: sess, log: log}
+	if old, err = g.welcome(ctx, s); err != nil {
+		if sess.Err() != nil || ctx.Err() != nil {
+			return nil, nil
 		}
-		return
+		return refuse("protocol", tunnel.CloseProtocol, err)
 	}
-	defer g.unregister(s)
 	// A revocation between the first check and registering found no session to
 	// cut, so ask again now that Kick would.
 	if err := g.cfg.Authorize(node, leaf); err != nil {
-		log.Warn("session refused", "error", err)
-		sess.Close(tunnel.CloseRevoked, err.Error())
-		return
+		g.unregister(s)
+		return refuse("denied", tunnel.CloseRevoked, err)
 	}
 	if err := g.documents(s); err != nil {
 		log.Debug("signed documents not sent", "error", err) // the control loop sees why
@@ -78,21 +91,24 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 		how = "superseding"
 	}
 	g.metrics.sessions.WithLabelValues(how).Inc()
-	log.Info("session began", "epoch", s.epoch, "congestion", tunnel.CongestionOf(sess), "engine", s.hello.EngineVersion, "superseding", old != nil)
+	log.Info("session began", "remote", sess.Remote(), "epoch", s.epoch,
+		"congestion", tunnel.CongestionOf(sess), "engine", s.hello.EngineVersion, "superseding", old != nil)
+	return s, old
+}
 
-	// Handlers may outlast the loops but not this function: when it returns, the
-	// session's goroutines are gone. It is unregistered before they are.
-	var handlers sync.WaitGroup
-	defer handlers.Wait()
-	if old != nil {
-		handlers.Go(func() { g.retire(ctx, old) })
-	}
-	handlers.Go(func() { g.controlLoop(s) })
-	err = g.acceptLoop(ctx, s, &handlers)
+// runSession accepts the node's streams until the session ends. Handlers may
+// outlast the loops but not this function: when it returns, the session's
+// goroutines are gone. It is unregistered before they are.
+func (g *Gateway) runSession(ctx context.Context, s *session) {
+	g.ended(s, g.acceptLoop(ctx, s))
+	s.handlers.Wait()
+}
+
+func (g *Gateway) ended(s *session, err error) {
 	g.unregister(s)
 	// Wakes every handler; the code is the first one given.
-	sess.Close(tunnel.CloseGoingAway, "gateway stops")
-	log.Info("session ended", "epoch", s.epoch, "after", g.cfg.Clock().Sub(s.since).Round(time.Millisecond), "reason", err)
+	s.sess.Close(tunnel.CloseGoingAway, "gateway stops")
+	s.log.Info("session ended", "epoch", s.epoch, "after", g.cfg.Clock().Sub(s.since).Round(time.Millisecond), "reason", err)
 }
 
 // welcome exchanges HELLO and WELCOME and makes s the node's current session.
@@ -198,7 +214,7 @@ func (g *Gateway) controlLoop(s *session) {
 }
 
 // acceptLoop serves the streams that the node opens.
-func (g *Gateway) acceptLoop(ctx context.Context, s *session, handlers *sync.WaitGroup) error {
+func (g *Gateway) acceptLoop(ctx context.Context, s *session) error {
 	for {
 		st, err := s.sess.Accept(ctx)
 		if err != nil {
@@ -209,7 +225,7 @@ func (g *Gateway) acceptLoop(ctx context.Context, s *session, handlers *sync.Wai
 		}
 		s.streams.Add()
 		g.dials.Add()
-		handlers.Go(func() {
+		s.handlers.Go(func() {
 			defer g.dials.Done()
 			defer s.streams.Done()
 			g.serveStream(ctx, s, st)

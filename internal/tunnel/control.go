@@ -37,7 +37,20 @@ const (
 	TypeKick      MessageType = 9
 	TypeGateways  MessageType = 10
 	TypePolicy    MessageType = 12
+	TypePad       MessageType = 14
 )
+
+// Pad is skipped by who receives it. An agent sends one in place of QUIC's own
+// keepalive, whose packet is too small to be answered with a stateless reset
+// (quic-go answers none below 43 bytes, lest two ends reset each other for ever):
+// so a gateway that was killed and started again is noticed within KeepAlive.
+type Pad struct{}
+
+// padding makes the packet of a Pad large enough whatever the connection IDs.
+const padding = 32
+
+// Type implements Message.
+func (Pad) Type() MessageType { return TypePad }
 
 // Version is the version of the session protocol inside its ALPN. WELCOME
 // answers with the lower one of both ends.
@@ -147,6 +160,8 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 		body = m.Payload[:]
 	case Pong:
 		body = m.Payload[:]
+	case Pad:
+		body = make([]byte, padding)
 	case SignedGateways:
 		body = m.Document
 	case SignedPolicy:
@@ -223,6 +238,8 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 		if m, err = parseHeartbeat(body); err == nil {
 			return m, nil
 		}
+	case TypePad:
+		return nil, nil
 	case TypeGateways:
 		return SignedGateways{Document: body}, nil
 	case TypePolicy:
