@@ -98,7 +98,11 @@ func (g *Gateway) dialLinkAddress(ctx context.Context, id, addr string) (err err
 			return nil
 		},
 	}
-	qc, err := tr.Dial(ctx, to, conf, tunnel.MeshConfig())
+	qconf := tunnel.MeshConfig()
+	if err := g.cfg.Congestion.Set(qconf); err != nil {
+		return err
+	}
+	qc, err := tr.Dial(ctx, to, conf, qconf)
 	if err != nil {
 		return err
 	}
