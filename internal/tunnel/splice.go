@@ -7,17 +7,25 @@ import (
 	"sync"
 )
 
-// spliceBuffer is the size of a copy buffer: one read of a bulk stream fills it,
-// and 1,000 idle connections hold 64 MiB at most.
-const spliceBuffer = 32 << 10
+const (
+	// spliceBuffer is the size of a copy buffer: a request or an answer fits,
+	// and 1,000 idle connections hold 32 MiB at most.
+	spliceBuffer = 16 << 10
+	// bulkBuffer is that of a direction that has carried bulkAfter and keeps
+	// filling it: one system call and one wait for the stream's window in eight.
+	bulkBuffer = 128 << 10
+)
 
 // bulkAfter is what a direction may carry before it counts as bulk, whose bytes
 // wait for those of others: more than any answer that somebody waits for, and
 // little of a copy.
 const bulkAfter = 1 << 20
 
-// buffers is a cache and holds no state.
-var buffers = sync.Pool{New: func() any { b := make([]byte, spliceBuffer); return &b }}
+// buffers and bulkBuffers are caches and hold no state.
+var (
+	buffers     = sync.Pool{New: func() any { b := make([]byte, spliceBuffer); return &b }}
+	bulkBuffers = sync.Pool{New: func() any { b := make([]byte, bulkBuffer); return &b }}
+)
 
 // SpliceOptions changes how Splice begins.
 type SpliceOptions struct {
@@ -112,8 +120,9 @@ func (s *splice) abort(err error) {
 // copy moves bytes from src to dst until src ends. heard is called after the
 // first byte or the end of src, mayWrite before each write.
 func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n int64) {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	pool := &buffers
+	buf := pool.Get().(*[]byte)
+	defer func() { pool.Put(buf) }()
 	var deaf bool // dst wants no more
 	bulk := false
 	for {
@@ -128,9 +137,16 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			}
 			nw, werr := dst.Write((*buf)[:nr])
 			n += int64(nw)
-			if st, ok := dst.(Stream); ok && !bulk && n > bulkAfter {
+			if !bulk && n > bulkAfter {
 				bulk = true
-				st.SetUrgency(urgencyBulk)
+				if st, ok := dst.(Stream); ok {
+					st.SetUrgency(urgencyBulk)
+				}
+			}
+			if want := bufferFor(bulk, nr); want != pool {
+				pool.Put(buf)
+				pool = want
+				buf = pool.Get().(*[]byte)
 			}
 			switch {
 			case werr == nil:
@@ -156,6 +172,15 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 		}
 		return n
 	}
+}
+
+// bufferFor is where the next buffer of a direction comes from, that has just
+// read n bytes: a large one only while it is filled.
+func bufferFor(bulk bool, n int) *sync.Pool {
+	if bulk && n >= spliceBuffer/2 {
+		return &bulkBuffers
+	}
+	return &buffers
 }
 
 // stoppedReading reports whether the other end of a stream said that it does
