@@ -35,11 +35,12 @@ func measureNewStream(ctx context.Context, w *world) ([]bench.Row, error) {
 	wan := netlab.WAN(50, 60*time.Millisecond)
 	cases := []struct {
 		line
-		background bool
+		background byte // what a stream beside asks the target for; 0: there is none
 		p50, p99   float64
 	}{
-		{line{name: "60 ms, clean", shape: wan}, false, 66, 75},
-		{line{name: "60 ms, 2 % loss each way, 5 Mbit/s in the background", shape: wan.WithLoss(0.02)}, true, 80, 200},
+		{line{name: "60 ms, clean", shape: wan}, 0, 66, 75},
+		{line{name: "60 ms, 2 % loss each way, 5 Mbit/s in the background", shape: wan.WithLoss(0.02)}, askPaced, 80, 200},
+		{line{name: "60 ms, clean, a bulk transfer beside", shape: wan}, askBulk, 0, 0},
 	}
 	subjects := []subject{ours("ours", tunnel.CongestionTolerant)}
 	subjects = append(subjects, w.konnectivities()...)
@@ -50,8 +51,8 @@ func measureNewStream(ctx context.Context, w *world) ([]bench.Row, error) {
 	var rows []bench.Row
 	for _, c := range cases {
 		got, err := each(ctx, w, subjects, c.line, func(ctx context.Context, _ *bed, dial dialer) (latencies, error) {
-			if c.background {
-				stop, err := background(ctx, dial)
+			if c.background != 0 {
+				stop, err := background(ctx, dial, c.background)
 				if err != nil {
 					return latencies{}, err
 				}
@@ -111,14 +112,14 @@ func newStreams(ctx context.Context, dial dialer, n int) (latencies, error) {
 	return latencies{p50: quantile(times, 0.5), p99: quantile(times, 0.99), unfinished: unfinished, total: n}, ctx.Err()
 }
 
-// background keeps a stream of pacedRate going until stop. It has flowed for a
-// second when background returns.
-func background(ctx context.Context, dial dialer) (stop func(), err error) {
+// background keeps a stream going until stop. It has flowed for a second when
+// background returns.
+func background(ctx context.Context, dial dialer, ask byte) (stop func(), err error) {
 	c, err := dial(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("background stream: %w", err)
 	}
-	if _, err := c.Write([]byte{askPaced}); err != nil {
+	if _, err := c.Write([]byte{ask}); err != nil {
 		return nil, fmt.Errorf("background stream: %w", err)
 	}
 	done := make(chan struct{})

@@ -91,11 +91,12 @@ func gatewayRole(dir, listen, egress string, c tunnel.Congestion) error {
 	if err != nil {
 		return err
 	}
-	pc, err := net.ListenPacket("udp", listen)
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(context.Background(), "udp", listen)
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("unix", egress)
+	ln, err := lc.Listen(context.Background(), "unix", egress)
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,8 @@ const (
 const pacedRate = 5e6 / 8
 
 func targetRole(listen string) error {
-	ln, err := net.Listen("tcp", listen)
+	var lc net.ListenConfig
+	ln, err := lc.Listen(context.Background(), "tcp", listen)
 	if err != nil {
 		return err
 	}
