@@ -61,10 +61,10 @@ const (
 	lossBackoff = 0.9
 
 	// queueDrain is the gain while the queue in front of the bottleneck stands
-	// (queueTolerance and half of the shortest round trip above it, in every
+	// (queueTolerance and an eighth of the shortest round trip above it, in every
 	// packet of a round): others share it, or the rate is believed too high.
 	queueDrain     = 0.92
-	queueTolerance = 15 * time.Millisecond
+	queueTolerance = 8 * time.Millisecond
 )
 
 // triedWorth is the growth for which more is tried again at once: the rate that
@@ -308,7 +308,7 @@ func (c *Controller) nextRound(now time.Duration, senderLimited bool) {
 			c.rate = max(c.rate, v)
 		}
 	}
-	c.queued = r.minRTT > 0 && r.minRTT-c.minRTT > queueTolerance+c.minRTT/2
+	c.queued = r.minRTT > 0 && r.minRTT-c.minRTT > queueTolerance+c.minRTT/8
 	if c.phase == startup && r.sampled && !senderLimited {
 		c.checkFull()
 	}
