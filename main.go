@@ -1,23 +1,14 @@
 // Command terraform-provider-edge is one program with two faces: the Terraform
 // plugin, and, called as `edge`, the operators' command line and the daemons.
-//
-// Which one is decided before anything else is set up: any argument but the
-// plugin's own -debug means the command line; no argument and Terraform's
-// handshake in the environment means the plugin.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
-	"strings"
-	"syscall"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
 
-	"github.com/edgewright/terraform-provider-edge/internal/cli"
+	"github.com/edgewright/terraform-provider-edge/internal/program"
 	"github.com/edgewright/terraform-provider-edge/provider"
 )
 
@@ -28,32 +19,21 @@ var version = "0.0.1-dev"
 const address = "registry.terraform.io/edgewright/edge"
 
 func main() {
-	if servesPlugin(os.Args, os.Getenv) {
-		debug := len(os.Args) > 1
-		err := providerserver.Serve(context.Background(), provider.New(version), providerserver.ServeOpts{Address: address, Debug: debug, ProtocolVersion: 6})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := cli.Main(ctx, version, os.Args)
-	stop()
-	os.Exit(code)
+	os.Exit(program.Run(version, program.Plugin{Called: called, Serve: serve}))
 }
 
-// servesPlugin decides between the two faces. The cookie is the one that every
-// Terraform provider is started with (terraform-plugin-framework's
-// providerserver); OpenTofu sends the same.
-func servesPlugin(args []string, getenv func(string) string) bool {
-	name := strings.TrimSuffix(filepath.Base(args[0]), ".exe")
-	switch {
-	case len(args) == 2 && (args[1] == "-debug" || args[1] == "--debug") && name != "edge":
-		return true
-	case len(args) > 1:
-		return false
-	default:
-		return getenv("TF_PLUGIN_MAGIC_COOKIE") != ""
-	}
+// called says whether Terraform calls: any argument but the plugin's own -debug
+// means the command line; no argument and Terraform's handshake in the environment
+// means the plugin. The cookie is the one that every Terraform provider is started
+// with (terraform-plugin-framework's providerserver); OpenTofu sends the same.
+func called(args []string, getenv func(string) string) bool {
+	return debugging(args) || len(args) <= 1 && getenv("TF_PLUGIN_MAGIC_COOKIE") != ""
+}
+
+func debugging(args []string) bool {
+	return len(args) == 2 && (args[1] == "-debug" || args[1] == "--debug")
+}
+
+func serve(ctx context.Context) error {
+	return providerserver.Serve(ctx, provider.New(version), providerserver.ServeOpts{Address: address, Debug: debugging(os.Args), ProtocolVersion: 6})
 }
