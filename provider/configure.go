@@ -31,7 +31,7 @@ func (p *edgeProvider) Configure(ctx context.Context, req provider.ConfigureRequ
 	if resp.Diagnostics.HasError() {
 		return
 	}
-	conn := entity.NewConnection(func() (Engine, error) {
+	conn := entity.NewConnection(p.words, func() (Engine, error) {
 		if len(unknown) > 0 {
 			return nil, notKnownYet(unknown)
 		}
@@ -61,7 +61,7 @@ func (p *edgeProvider) settings(ctx context.Context, m *settingsModel, diags *di
 		}
 		return v.ValueString()
 	}
-	s := Settings{Version: p.version, StateDir: or(m.StateDir, envStateDir)}
+	s := Settings{Version: p.version, FieldManager: p.fieldManager, StateDir: or(m.StateDir, envStateDir)}
 	if m.StateDir.IsUnknown() {
 		unknown = append(unknown, "state_dir")
 	}

@@ -29,7 +29,7 @@ func openEngine(s Settings) (Engine, error) {
 		Clusters:     s.Clusters,
 		Components:   components,
 		Version:      s.Version,
-		FieldManager: "terraform",
+		FieldManager: s.FieldManager,
 		Logger:       logger,
 	})
 }

@@ -39,6 +39,7 @@ type Settings struct {
 	ComponentMirror string
 	ComponentCache  string
 	Version         string // of the provider
+	FieldManager    string // under which objects in a cluster are written
 }
 
 // EngineFactory opens an engine. It is called at most once for a configured
@@ -59,10 +60,20 @@ func WithEnvironment(getenv func(string) string) Option {
 	return func(p *edgeProvider) { p.getenv = getenv }
 }
 
+// ForPulumi makes the provider speak of pulumi's commands, and write to clusters
+// under pulumi's name. token turns the name of a resource ("edge_node_pool") into
+// the type that `pulumi import` is given.
+func ForPulumi(token func(resource string) string) Option {
+	return func(p *edgeProvider) {
+		p.fieldManager = "pulumi"
+		p.words = entity.Pulumi(func(kind string) string { return token(typeName + "_" + kind) })
+	}
+}
+
 // New returns what makes a provider of that version (semantic, without a leading v).
 func New(version string, opts ...Option) func() provider.Provider {
 	return func() provider.Provider {
-		p := &edgeProvider{version: version, open: openEngine, getenv: environment}
+		p := &edgeProvider{version: version, open: openEngine, getenv: environment, fieldManager: "terraform", words: entity.Terraform()}
 		for _, o := range opts {
 			o(p)
 		}
@@ -74,7 +85,13 @@ type edgeProvider struct {
 	version string
 	open    EngineFactory
 	getenv  func(string) string
+
+	fieldManager string
+	words        entity.Words
 }
+
+// typeName is the prefix of every resource's name.
+const typeName = "edge"
 
 var (
 	_ provider.ProviderWithEphemeralResources = &edgeProvider{}
@@ -83,7 +100,7 @@ var (
 
 // Metadata implements provider.Provider.
 func (p *edgeProvider) Metadata(_ context.Context, _ provider.MetadataRequest, resp *provider.MetadataResponse) {
-	resp.TypeName = "edge"
+	resp.TypeName = typeName
 	resp.Version = p.version
 }
 

@@ -55,8 +55,7 @@ func (e *Engine) claim(ctx context.Context, spec ClusterSpec) (*record, error) {
 		switch found.Phase {
 		case phaseReady:
 			return nil, &Error{Class: AlreadyExists, Op: op, Object: spec.Name,
-				Err:  fmt.Errorf("cluster %s exists", found.ID),
-				Next: fmt.Sprintf("Import it: terraform import <address> %s", found.ID)}
+				Err: fmt.Errorf("cluster %s exists", found.ID), ImportID: found.ID}
 		case phaseDestroying:
 			return nil, &Error{Class: AlreadyExists, Op: op, Object: spec.Name,
 				Err:  fmt.Errorf("cluster %s is half destroyed", found.ID),

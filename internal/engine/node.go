@@ -79,8 +79,7 @@ func (e *Engine) CreateNode(ctx context.Context, s NodeSpec) (*Node, error) {
 		}
 		switch {
 		case mark(found.Annotations[unfinishedAnnotation]) != unfinishedCreate:
-			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a node of that name exists"),
-				Next: "Import it: terraform import <address> " + s.id()}
+			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a node of that name exists"), ImportID: s.id()}
 		case found.Spec.Pool != s.Spec.Pool:
 			return nil, &Error{Class: Refused, Op: op, Object: s.id(), Field: "pool",
 				Err: fmt.Errorf("its unfinished create was for pool %s", found.Spec.Pool), Next: "Destroy it first"}

@@ -194,7 +194,7 @@ func checkRoot(ctx context.Context) error {
 	}
 	sudo, err := exec.LookPath("sudo")
 	if err != nil {
-		return errors.New("a local node needs root for its namespaces, containers and firewall, this user is not root, and there is no sudo here: run terraform as root, or install sudo")
+		return errors.New("a local node needs root for its namespaces, containers and firewall, this user is not root, and there is no sudo here: run this as root, or install sudo")
 	}
 	if out, err := exec.CommandContext(ctx, sudo, "-n", "true").CombinedOutput(); err != nil {
 		return fmt.Errorf("a local node needs root for its namespaces, containers and firewall, and sudo does not let this user without a password now (%s): type `sudo -v` in this terminal and apply again", strings.TrimSpace(string(out)))

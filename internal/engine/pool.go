@@ -50,19 +50,24 @@ func fault(ctx context.Context, op, object string, err error) error {
 	return &Error{Class: class, Op: op, Object: object, Err: err}
 }
 
-func poolResource(name string, spec v1alpha1.NodePoolSpec) *v1alpha1.NodePool {
-	return &v1alpha1.NodePool{
+func poolResource(name string, spec v1alpha1.NodePoolSpec, m mark) *v1alpha1.NodePool {
+	p := &v1alpha1.NodePool{
 		TypeMeta:   metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodePool"},
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec:       spec,
 	}
+	if m != finished {
+		p.Annotations = map[string]string{unfinishedAnnotation: string(m)}
+	}
+	return p
 }
 
 func poolOf(clusterID string, p *v1alpha1.NodePool) *Pool {
 	return &Pool{ID: clusterID + "/" + p.Name, ClusterID: clusterID, Name: p.Name, Spec: p.Spec, Status: p.Status}
 }
 
-// CreatePool declares a pool. One that exists already is AlreadyExists.
+// CreatePool declares a pool. A pool of that name that an interrupted create has
+// left is gone on with; any other is AlreadyExists.
 func (e *Engine) CreatePool(ctx context.Context, clusterID, name string, spec v1alpha1.NodePoolSpec) (*Pool, error) {
 	const op = "create pool"
 	object := clusterID + "/" + name
@@ -73,12 +78,24 @@ func (e *Engine) CreatePool(ctx context.Context, clusterID, name string, spec v1
 	if err != nil {
 		return nil, err
 	}
-	p := poolResource(name, spec)
-	if err := e.create(ctx, conn, p); err != nil {
-		if apierrors.IsAlreadyExists(err) {
-			return nil, &Error{Class: AlreadyExists, Op: op, Object: object, Err: errors.New("a pool of that name exists"),
-				Next: fmt.Sprintf("Import it: terraform import <address> %s", object)}
+	p := poolResource(name, spec, unfinishedCreate)
+	err = e.create(ctx, conn, p)
+	if apierrors.IsAlreadyExists(err) {
+		found := &v1alpha1.NodePool{}
+		if err := conn.client.Get(ctx, client.ObjectKeyFromObject(p), found); err != nil {
+			return nil, fault(ctx, op, object, err)
 		}
+		if mark(found.Annotations[unfinishedAnnotation]) != unfinishedCreate {
+			return nil, &Error{Class: AlreadyExists, Op: op, Object: object, Err: errors.New("a pool of that name exists"), ImportID: object}
+		}
+		err = nil
+	}
+	// The mark goes once the caller is about to be told: a caller that is gone by
+	// now finds its pool again.
+	if err == nil {
+		err = e.apply(ctx, conn, poolResource(name, spec, finished))
+	}
+	if err != nil {
 		return nil, fault(ctx, op, object, err)
 	}
 	return e.ReadPool(ctx, clusterID, name)
@@ -108,7 +125,7 @@ func (e *Engine) UpdatePool(ctx context.Context, clusterID, name string, spec v1
 	if err != nil {
 		return nil, err
 	}
-	if err := e.apply(ctx, conn, poolResource(name, spec)); err != nil {
+	if err := e.apply(ctx, conn, poolResource(name, spec, finished)); err != nil {
 		return nil, fault(ctx, op, object, err)
 	}
 	return e.ReadPool(ctx, clusterID, name)

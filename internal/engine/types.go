@@ -153,6 +153,9 @@ type Error struct {
 	Object string // "local/quickstart-1f2e3d4c"
 	Err    error
 	Next   string // a sentence with the command to type; may be empty
+	// ImportID is set for AlreadyExists where a face can take the object over: the
+	// id that it is imported with.
+	ImportID string
 	// Field is the attribute that is wrong, dotted ("network.pod_cidrs"), for
 	// Invalid errors; may be empty.
 	Field string
@@ -163,6 +166,9 @@ func (e *Error) Error() string {
 	s := fmt.Sprintf("%s %s: %v", e.Op, e.Object, e.Err)
 	if e.Next != "" {
 		s += ". " + e.Next
+	}
+	if e.ImportID != "" {
+		s += ". Import it with the id " + e.ImportID
 	}
 	return s
 }

@@ -66,8 +66,7 @@ func (e *Engine) CreateUnit(ctx context.Context, s UnitSpec) (*Unit, error) {
 			return nil, fault(ctx, op, s.id(), err)
 		}
 		if mark(found.Annotations[unfinishedAnnotation]) != unfinishedCreate {
-			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a unit deployment of that name exists"),
-				Next: "Import it: terraform import <address> " + s.id()}
+			return nil, &Error{Class: AlreadyExists, Op: op, Object: s.id(), Err: errors.New("a unit deployment of that name exists"), ImportID: s.id()}
 		}
 		err = e.apply(ctx, conn, unitResource(s, unfinishedCreate))
 	}

@@ -9,16 +9,17 @@ import (
 // Connection is what the provider hands to its resources: an engine that is
 // opened when the first of them needs it, and what must happen once a run.
 type Connection struct {
-	open func() (Engine, error)
+	words Words
+	open  func() (Engine, error)
 
 	mu     sync.Mutex
 	warned map[string]bool // cluster ids a warning was given for; guarded by mu
 }
 
-// NewConnection returns a connection that calls open at most once, when an
-// engine is first needed.
-func NewConnection(open func() (Engine, error)) *Connection {
-	return &Connection{open: sync.OnceValues(open), warned: map[string]bool{}}
+// NewConnection returns a connection for the users of a tool. It calls open at
+// most once, when an engine is first needed.
+func NewConnection(words Words, open func() (Engine, error)) *Connection {
+	return &Connection{words: words, open: sync.OnceValues(open), warned: map[string]bool{}}
 }
 
 // Engine returns the engine, opening it the first time.

@@ -140,7 +140,7 @@ func TestShortDuration(t *testing.T) {
 
 func TestConnectionOpensOnce(t *testing.T) {
 	opened := 0
-	c := NewConnection(func() (Engine, error) { opened++; return nil, errors.New("no") })
+	c := NewConnection(Terraform(), func() (Engine, error) { opened++; return nil, errors.New("no") })
 	for range 3 {
 		if _, err := c.Engine(); err == nil {
 			t.Error("no error")

@@ -52,7 +52,7 @@ type Immutable struct {
 //	no change, status ready     no action
 //	no change, any other status an update in place that finishes or starts it
 //	a change                    an update in place
-func (rules PlanRules) apply(ctx context.Context, noun string, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
+func (rules PlanRules) apply(ctx context.Context, noun string, words Words, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
 	if req.Plan.Raw.IsNull() || req.State.Raw.IsNull() {
 		return
 	}
@@ -73,7 +73,7 @@ func (rules PlanRules) apply(ctx context.Context, noun string, req resource.Modi
 	if len(resp.RequiresReplace) > 0 {
 		return
 	}
-	if rules.refuse(ctx, noun, resp.Plan, req.State, &resp.Diagnostics); resp.Diagnostics.HasError() {
+	if rules.refuse(ctx, noun, words.Replace, resp.Plan, req.State, &resp.Diagnostics); resp.Diagnostics.HasError() {
 		return
 	}
 
@@ -143,8 +143,8 @@ func (rules PlanRules) sameSpelling(ctx context.Context, req resource.ModifyPlan
 }
 
 // refuse reports every immutable attribute that changes. What is unknown yet is
-// judged when it is known: Terraform plans once more before it applies.
-func (rules PlanRules) refuse(ctx context.Context, noun string, plan tfsdk.Plan, state tfsdk.State, diags *diag.Diagnostics) {
+// judged when it is known: there is one more plan before it is applied.
+func (rules PlanRules) refuse(ctx context.Context, noun, replaceAdvice string, plan tfsdk.Plan, state tfsdk.State, diags *diag.Diagnostics) {
 	for _, im := range rules.Immutable {
 		p, ok := attributePath(ctx, plan.Schema.Type(), im.Path)
 		if !ok {
@@ -170,11 +170,6 @@ func (rules PlanRules) refuse(ctx context.Context, noun string, plan tfsdk.Plan,
 				show(was), show(now), noun, replaceAdvice))
 	}
 }
-
-// replaceAdvice names the commands that replace. Terraform plans the change with
-// the provider before it looks at -replace, so -replace meets the same refusal
-// while the configuration differs; a tainted object is planned as a new one.
-const replaceAdvice = "run `terraform taint <address>` and then `terraform apply`. (`-replace=<address>` does it only while nothing that is fixed differs.)"
 
 func valueAt(v tftypes.Value, p *tftypes.AttributePath) (tftypes.Value, bool) {
 	found, _, err := tftypes.WalkAttributePath(v, p)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/terraform-plugin-framework-timeouts/resource/timeouts"
+	"github.com/hashicorp/terraform-plugin-framework/attr"
 	"github.com/hashicorp/terraform-plugin-framework/diag"
 	"github.com/hashicorp/terraform-plugin-framework/path"
 	"github.com/hashicorp/terraform-plugin-framework/resource"
@@ -81,7 +82,7 @@ func (r *Resource[M, O]) Configure(_ context.Context, req resource.ConfigureRequ
 
 // ModifyPlan implements resource.ResourceWithModifyPlan.
 func (r *Resource[M, O]) ModifyPlan(ctx context.Context, req resource.ModifyPlanRequest, resp *resource.ModifyPlanResponse) {
-	r.kind.Plan.apply(ctx, r.kind.Noun, req, resp)
+	r.kind.Plan.apply(ctx, r.kind.Noun, r.words(), req, resp)
 	if r.kind.Check != nil && !resp.Diagnostics.HasError() {
 		r.check(ctx, req, resp)
 	}
@@ -106,7 +107,7 @@ func (r *Resource[M, O]) check(ctx context.Context, req resource.ModifyPlanReque
 		return // the provider block waits for another resource: apply asks again
 	}
 	if err := r.kind.Check(ctx, eng, &m); err != nil {
-		resp.Diagnostics.Append(Diagnose(ctx, resp.Plan.Schema.Type(), err, "plan "+r.kind.Noun, r.kind.Name(&m)))
+		resp.Diagnostics.Append(r.diagnose(ctx, resp.Plan.Schema.Type(), err, "plan "+r.kind.Noun, r.kind.Name(&m)))
 	}
 }
 
@@ -170,6 +171,25 @@ func (r *Resource[M, O]) engine() (Engine, error) {
 	return r.conn.Engine()
 }
 
+// words are those of the tool in use.
+func (r *Resource[M, O]) words() Words {
+	if r.conn == nil {
+		return Terraform()
+	}
+	return r.conn.words
+}
+
+// diagnose is Diagnose, with advice in the words of the tool in use.
+func (r *Resource[M, O]) diagnose(ctx context.Context, schema attr.Type, err error, doing, object string) diag.Diagnostic {
+	var e *engine.Error
+	if errors.As(err, &e) && e.ImportID != "" {
+		advised := *e
+		advised.Next = r.words().Import(r.kind.Type, e.ImportID)
+		err = &advised
+	}
+	return Diagnose(ctx, schema, err, doing, object)
+}
+
 // written says what a create or update was.
 type written struct {
 	doing string
@@ -189,7 +209,7 @@ func (r *Resource[M, O]) write(ctx context.Context, w written, plan tfsdk.Plan, 
 			err = errors.New("the engine returned nothing; this is a bug in the provider: please report it")
 		}
 		// state keeps what it held: nothing for a create, the prior state for an update.
-		diags.Append(Diagnose(ctx, plan.Schema.Type(), err, w.doing+" "+r.kind.Noun, name))
+		diags.Append(r.diagnose(ctx, plan.Schema.Type(), err, w.doing+" "+r.kind.Noun, name))
 		return diags
 	}
 	unfinished := isUnfinished(err)
@@ -210,9 +230,9 @@ func (r *Resource[M, O]) write(ctx context.Context, w written, plan tfsdk.Plan, 
 	case unfinished:
 		diags.AddWarning(
 			fmt.Sprintf("The %s %s is not finished", r.kind.Noun, name),
-			unfinishedDetail(err, w.doing, w.limit))
+			unfinishedDetail(err, w, r.words().Apply))
 	default:
-		diags.Append(Diagnose(ctx, plan.Schema.Type(), err, w.doing+" "+r.kind.Noun, name))
+		diags.Append(r.diagnose(ctx, plan.Schema.Type(), err, w.doing+" "+r.kind.Noun, name))
 	}
 	return diags
 }
@@ -226,7 +246,7 @@ func isUnfinished(err error) bool {
 	return engine.ClassOf(err) == engine.Unfinished || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-func unfinishedDetail(err error, doing string, limit time.Duration) string {
+func unfinishedDetail(err error, w written, apply string) string {
 	var e *engine.Error
 	cause, next := err, ""
 	if errors.As(err, &e) {
@@ -234,9 +254,9 @@ func unfinishedDetail(err error, doing string, limit time.Duration) string {
 	}
 	detail := sentence(errorText(cause))
 	if errors.Is(err, context.DeadlineExceeded) {
-		detail += fmt.Sprintf(" It was given %s (timeouts.%s).", shortDuration(limit), doing)
+		detail += fmt.Sprintf(" It was given %s (timeouts.%s).", shortDuration(w.limit), w.doing)
 	}
-	detail += "\n\nWhat exists is in state. The next terraform apply finishes it in place."
+	detail += "\n\nWhat exists is in state. The next " + apply + " finishes it in place."
 	if next != "" {
 		detail += "\n\n" + sentence(next)
 	}
@@ -261,7 +281,7 @@ func (r *Resource[M, O]) Read(ctx context.Context, req resource.ReadRequest, res
 		}
 		resp.Diagnostics.Append(resp.State.Set(ctx, &m)...)
 	case err == nil:
-		resp.Diagnostics.Append(Diagnose(ctx, nil, errors.New("the engine returned nothing; this is a bug in the provider: please report it"), "read "+r.kind.Noun, r.kind.Name(&m)))
+		resp.Diagnostics.Append(r.diagnose(ctx, nil, errors.New("the engine returned nothing; this is a bug in the provider: please report it"), "read "+r.kind.Noun, r.kind.Name(&m)))
 	case class == engine.NotFound:
 		resp.State.RemoveResource(ctx)
 	case (class == engine.Unreachable || errors.Is(err, context.DeadlineExceeded)) && !importing(ctx, req.State):
@@ -272,7 +292,7 @@ func (r *Resource[M, O]) Read(ctx context.Context, req resource.ReadRequest, res
 			resp.Diagnostics.Append(r.keepStatus(ctx, &resp.State, &m, obj)...)
 		}
 	default:
-		resp.Diagnostics.Append(Diagnose(ctx, nil, err, "read "+r.kind.Noun, r.kind.Name(&m)))
+		resp.Diagnostics.Append(r.diagnose(ctx, nil, err, "read "+r.kind.Noun, r.kind.Name(&m)))
 	}
 }
 
@@ -334,13 +354,13 @@ func (r *Resource[M, O]) Delete(ctx context.Context, req resource.DeleteRequest,
 		// the framework removes the resource from state
 	case isUnfinished(err):
 		resp.Diagnostics.Append(resp.State.SetAttribute(ctx, path.Root(statusAttribute), engine.StatusDestroying)...)
-		d := Diagnose(ctx, nil, err, "delete "+r.kind.Noun, r.kind.Name(&m))
+		d := r.diagnose(ctx, nil, err, "delete "+r.kind.Noun, r.kind.Name(&m))
 		detail := d.Detail()
 		if errors.Is(err, context.DeadlineExceeded) {
 			detail += fmt.Sprintf("\n\nIt was given %s (timeouts.delete).", shortDuration(limit))
 		}
-		resp.Diagnostics.AddError(d.Summary(), detail+"\n\nIt stays in state. The next terraform destroy goes on where this one stopped.")
+		resp.Diagnostics.AddError(d.Summary(), detail+"\n\nIt stays in state. The next "+r.words().Destroy+" goes on where this one stopped.")
 	default:
-		resp.Diagnostics.Append(Diagnose(ctx, nil, err, "delete "+r.kind.Noun, r.kind.Name(&m)))
+		resp.Diagnostics.Append(r.diagnose(ctx, nil, err, "delete "+r.kind.Noun, r.kind.Name(&m)))
 	}
 }

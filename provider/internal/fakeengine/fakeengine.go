@@ -6,7 +6,6 @@ package fakeengine
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -170,7 +169,7 @@ func notFound(op, object string) error {
 
 func exists(op, object string) error {
 	return &engine.Error{Class: engine.AlreadyExists, Op: op, Object: object,
-		Err: errors.New("it exists"), Next: fmt.Sprintf("Import it: terraform import <address> %s", object)}
+		Err: errors.New("it exists"), ImportID: object}
 }
 
 // put stores what make returns under id, as the fault says.
