@@ -38,6 +38,15 @@ for entry in "${needed[@]}"; do
   esac
 done
 
+# The SDK for TypeScript is packed, installed and run. Distributions' own Node.js is
+# often too old for Pulumi's SDK, so it is not installed here.
+if [ "${1:-}" = test ]; then
+  if ! command -v node >/dev/null || ! command -v npm >/dev/null || [ "$(node --version | sed -E 's/^v([0-9]+).*/\1/')" -lt 20 ]; then
+    say "The tests of the Pulumi SDK need Node.js 20 or newer with npm: https://nodejs.org"
+    fail=1
+  fi
+fi
+
 sudo=()
 if [ "$(id -u)" != 0 ]; then
   if ! command -v sudo >/dev/null; then

@@ -3,6 +3,6 @@
 # they share this machine's two or four cores.
 #   test-e2e.sh <package pattern> ...
 set -euo pipefail
-cd "$(dirname "$0")/.."
-export TF_ACC_TERRAFORM_PATH=${TF_ACC_TERRAFORM_PATH:-$(scripts/terraform.sh)}
+# Packages of the module that it is called in.
+export TF_ACC_TERRAFORM_PATH=${TF_ACC_TERRAFORM_PATH:-$("$(dirname "$0")/terraform.sh")}
 exec go test -count=1 -p 1 -v -timeout 40m "$@"

@@ -27,7 +27,7 @@ func Terraform() Words {
 		Destroy: "terraform destroy",
 		Replace: "run `terraform taint <address>` and then `terraform apply`. (`-replace=<address>` does it only while nothing that is fixed differs.)",
 		Import: func(_, id string) string {
-			return "Import it: terraform import <address> " + id
+			return "Import it: `terraform import <address> " + id + "`"
 		},
 	}
 }
@@ -43,7 +43,7 @@ func Pulumi(token func(kind string) string) Words {
 		Destroy: "pulumi destroy",
 		Replace: "give it the resource option deleteBeforeReplace and run `pulumi up --replace <urn>`.",
 		Import: func(kind, id string) string {
-			return fmt.Sprintf("Import it with the id %s: pulumi import %s <name> %s", id, token(kind), id)
+			return fmt.Sprintf("Import it with the id %s: `pulumi import %s <name> %s`", id, token(kind), id)
 		},
 	}
 }
