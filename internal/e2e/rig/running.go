@@ -69,3 +69,6 @@ func (p *Running) Wait(t testing.TB, within time.Duration) Result {
 
 // Ended says whether the program has ended by itself already.
 func (p *Running) Ended() bool { return len(p.ended) > 0 }
+
+// PID is the process id of the program.
+func (p *Running) PID() int { return p.cmd.Process.Pid }
