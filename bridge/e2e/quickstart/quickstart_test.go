@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -52,6 +53,9 @@ func life(t *testing.T, f face, want map[string]any) {
 			w.TryEdge(t, "destroy", "--yes", cluster)
 		}
 	})
+	if f.name == "yaml" {
+		interrupted(t, w, f)
+	}
 	for _, m := range moments[f.name] {
 		killed(t, w, f, m)
 	}
@@ -150,6 +154,31 @@ func killed(t *testing.T, w *world, f face, m moment) {
 	}
 	w.pulumi(t, "cancel", "--yes", "-s", stackName) // the lock of the one that was killed
 	t.Logf("killed when %s", m.what)
+}
+
+// interrupted runs up and presses Ctrl-C while nodes join: what is unfinished is in
+// the state, and the next up finishes it in place.
+func interrupted(t *testing.T, w *world, f face) {
+	t.Helper()
+	r := f.start(t, w, up)
+	joins := phase("join", "/tokyo-1")
+	rig.Eventually(t, 5*time.Minute, "a node joins", func() error {
+		if !joins(t, w) {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	began := time.Now()
+	if err := syscall.Kill(r.root, syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := r.wait(); err == nil {
+		t.Fatalf("pulumi up went on when it was interrupted:\n%s", out)
+	}
+	t.Logf("interrupted when a node joins: ended after %.1f s", time.Since(began).Seconds())
+	if state := w.pulumi(t, "stack", "export", "-s", stackName); !strings.Contains(state, `"status": "incomplete: join"`) {
+		t.Errorf("no node is in the state as incomplete:\n%s", state)
+	}
 }
 
 // changesInPlace changes a unit and nothing else.
