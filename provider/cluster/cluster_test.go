@@ -343,7 +343,7 @@ func TestExistingClusterIsNotAdopted(t *testing.T) {
 		t.Fatal(err)
 	}
 	acctest.Run(t, eng,
-		resource.TestStep{Config: config(""), ExpectError: regexp.MustCompile(`(?s)Import\s+it:\s+terraform\s+import\s+<address>\s+local/demo-00000001`)},
+		resource.TestStep{Config: config(""), ExpectError: regexp.MustCompile("(?s)Import\\s+it:\\s+`terraform\\s+import\\s+<address>\\s+local/demo-00000001`")},
 		resource.TestStep{
 			Config: config(""), ResourceName: address, ImportState: true, ImportStateId: "local/demo-00000001", ImportStatePersist: true,
 			ImportStateCheck: func(s []*terraform.InstanceState) error {
