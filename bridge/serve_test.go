@@ -118,7 +118,7 @@ func TestCancelEndsACreateAndKeepsItsState(t *testing.T) {
 	}})
 	go func() {
 		<-began
-		if _, err := server.Cancel(context.Background(), &emptypb.Empty{}); err != nil {
+		if _, err := server.Cancel(t.Context(), &emptypb.Empty{}); err != nil {
 			t.Error(err)
 		}
 	}()

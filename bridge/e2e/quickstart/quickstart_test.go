@@ -69,7 +69,10 @@ func life(t *testing.T, f face, want map[string]any) {
 	w.run(t, f, refresh)
 	holdsNoSecret(t, w)
 	leaksNothing(t, w)
-	if f.name == "yaml" {
+	switch f.name {
+	case "go":
+		kubeconfigServesOthers(t, w)
+	case "yaml":
 		othersAreNotTaken(t, w, id)
 	}
 	changesInPlace(t, w, f)

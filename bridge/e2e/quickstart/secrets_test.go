@@ -3,7 +3,6 @@
 package quickstart
 
 import (
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -80,5 +79,5 @@ func leaksNothing(t *testing.T, w *world) {
 	if seen < 4*6 {
 		t.Errorf("looked into %d processes only", seen)
 	}
-	t.Log(fmt.Sprintf("%d processes of the cluster have nothing of Pulumi's in their environment", seen))
+	t.Logf("%d processes of the cluster have nothing of Pulumi's in their environment", seen)
 }
