@@ -35,9 +35,12 @@ const startBound = time.Minute
 // Server is a running control plane.
 type Server struct {
 	URL string
-	CA  *pki.Authority
+	// EtcdURL is where etcd answers, in the clear.
+	EtcdURL string
+	CA      *pki.Authority
 
 	dir      string
+	programs component.Paths
 	store    *pki.Store
 	children []*child
 	identity atomic.Int64
@@ -45,6 +48,7 @@ type Server struct {
 
 type child struct {
 	name string
+	args []string
 	cmd  *exec.Cmd
 	log  string
 	done chan struct{}
@@ -58,8 +62,8 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir}
-	if err := s.start(programs); err != nil {
+	s := &Server{dir: dir, programs: programs}
+	if err := s.start(); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
@@ -70,7 +74,7 @@ func Start(ctx context.Context, dir string) (*Server, error) {
 func findPrograms(ctx context.Context) (component.Paths, error) {
 	if dir := os.Getenv(programsVariable); dir != "" {
 		paths := component.Paths{}
-		for _, name := range []string{"etcd", "kube-apiserver", "kube-controller-manager"} {
+		for _, name := range []string{"etcd", "etcdutl", "kube-apiserver", "kube-controller-manager"} {
 			paths[name] = filepath.Join(dir, name)
 			if _, err := os.Stat(paths[name]); err != nil {
 				return nil, fmt.Errorf("%s: %w", programsVariable, err)
@@ -94,7 +98,7 @@ func findPrograms(ctx context.Context) (component.Paths, error) {
 	return paths, nil
 }
 
-func (s *Server) start(programs component.Paths) error {
+func (s *Server) start() error {
 	var err error
 	if s.store, err = pki.Open(filepath.Join(s.dir, "pki"), nil); err != nil {
 		return err
@@ -119,17 +123,18 @@ func (s *Server) start(programs component.Paths) error {
 	}
 	caFile, caKey := s.store.CertFile("ca"), s.store.KeyFile("ca")
 	etcdURL := fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+	s.EtcdURL = etcdURL
 	peerURL := fmt.Sprintf("http://127.0.0.1:%d", ports[1])
 	s.URL = fmt.Sprintf("https://127.0.0.1:%d", ports[2])
 
-	if err := s.run(programs["etcd"], "etcd",
+	if err := s.run("etcd",
 		"--data-dir="+filepath.Join(s.dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls="+etcdURL, "--advertise-client-urls="+etcdURL,
 		"--listen-peer-urls="+peerURL, "--initial-advertise-peer-urls="+peerURL, "--initial-cluster=default="+peerURL,
 	); err != nil {
 		return err
 	}
-	if err := s.run(programs["kube-apiserver"], "kube-apiserver",
+	if err := s.run("kube-apiserver",
 		"--etcd-servers="+etcdURL, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", ports[2]), "--client-ca-file="+caFile,
 		"--tls-cert-file="+cert, "--tls-private-key-file="+key,
@@ -156,7 +161,7 @@ func (s *Server) start(programs component.Paths) error {
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
-	return s.run(programs["kube-controller-manager"], "kube-controller-manager",
+	return s.run("kube-controller-manager",
 		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
 		"--leader-elect=false", "--secure-port=0",
 		"--cluster-signing-cert-file="+caFile, "--cluster-signing-key-file="+caKey,
@@ -165,14 +170,14 @@ func (s *Server) start(programs component.Paths) error {
 	)
 }
 
-func (s *Server) run(program, name string, args ...string) error {
+func (s *Server) run(name string, args ...string) error {
 	path := filepath.Join(s.dir, name+".log")
 	log, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(s.programs[name], args...)
 	cmd.Dir = s.dir
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=" + s.dir}
 	cmd.Stdout, cmd.Stderr = log, log
@@ -181,7 +186,7 @@ func (s *Server) run(program, name string, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", name, err)
 	}
-	c := &child{name: name, cmd: cmd, log: path, done: make(chan struct{})}
+	c := &child{name: name, args: args, cmd: cmd, log: path, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
 		// How it ended is in its log; Stop and Ready say that it did.
@@ -252,18 +257,23 @@ func (s *Server) Ready(ctx context.Context) error {
 func (s *Server) Stop() error {
 	var errs []error
 	for i := len(s.children) - 1; i >= 0; i-- {
-		c := s.children[i]
-		if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			errs = append(errs, fmt.Errorf("stop %s: %w", c.name, err))
-			continue
+		if err := s.children[i].kill(); err != nil {
+			errs = append(errs, err)
 		}
-		<-c.done
 	}
 	s.children = nil
 	return errors.Join(errs...)
 }
 
 // freePorts finds n free ports on loopback, all different.
+func (c *child) kill() error {
+	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s: %w", c.name, err)
+	}
+	<-c.done
+	return nil
+}
+
 func freePorts(n int) ([]int, error) {
 	var ports []int
 	for range n {
