@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -47,10 +48,15 @@ const (
 	componentGroup = "components"
 )
 
+// gcPercent is how much garbage the daemon lets gather, in percent of what is in
+// use: half of Go's own. It mostly waits, on machines whose memory is short.
+const gcPercent = 50
+
 // Run is the node daemon. It must be started inside of the node's namespaces,
 // which Up does. It returns nil when ctx ends and leaves its children running;
 // any error is one that starting again may cure.
 func Run(ctx context.Context, o RunOptions) error {
+	debug.SetGCPercent(gcPercent)
 	n, err := newNode(o)
 	if err != nil {
 		return err
