@@ -57,6 +57,9 @@ const (
 	// lossSample is how many packets that share is taken over at least: at 5 %
 	// of 200 the ceiling is three standard deviations away.
 	lossSample = 200
+	// lossMadeUp is how much loss is made up for by sending more: what radio
+	// loses. More would press on a policer, whose loss it may be.
+	lossMadeUp = 0.05
 	// lossBackoff is what the sending rate falls to, of what was delivered.
 	lossBackoff = 0.9
 
@@ -139,7 +142,8 @@ type Controller struct {
 		packets int64
 		lost    int64
 	}
-	lostPackets int64 // ever
+	lossShare   float64 // of the last sample, below the ceiling
+	lostPackets int64   // ever
 
 	window  int64
 	started bool // a first packet was sent; before that no time is known
@@ -211,10 +215,16 @@ func (c *Controller) pacingGain() float64 {
 	case probeRTT:
 		return 1
 	}
-	if g := cycle[c.gain]; g != 1 || !c.queued {
+	switch g := cycle[c.gain]; {
+	case g != 1:
 		return g
+	case c.queued:
+		return queueDrain
+	default:
+		// What the line loses is sent on top: as much is to arrive as it
+		// delivers. Where that builds a queue, the queue says so.
+		return 1 / (1 - min(c.lossShare, lossMadeUp))
 	}
-	return queueDrain
 }
 
 // OnSent is told of a packet. tracked says that it will be acknowledged or
@@ -378,7 +388,9 @@ func (c *Controller) checkLoss(now time.Duration) {
 	if l.packets+l.lost < lossSample || c.phase == drain {
 		return
 	}
-	if float64(l.lost) > lossCeiling*float64(l.packets+l.lost) {
+	c.lossShare = float64(l.lost) / float64(l.packets+l.lost)
+	if c.lossShare > lossCeiling {
+		c.lossShare = 0 // nothing is made up for
 		if c.phase == startup {
 			// It has filled the queue to its end. What is delivered meanwhile is
 			// the path's rate, so nothing is to be forgotten.

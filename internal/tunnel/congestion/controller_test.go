@@ -36,14 +36,16 @@ func TestRateOfPaths(t *testing.T) {
 		{name: "1 % loss", path: wan(loss(0.01)), least: 47, queue: 10 * time.Millisecond, dropped: 0.001},
 		{name: "3 % loss", path: wan(loss(0.03)), least: 46, queue: 10 * time.Millisecond, dropped: 0.001},
 		{name: "5 % loss", path: wan(loss(0.05)), least: 45, queue: 10 * time.Millisecond, dropped: 0.001},
+		{name: "5 % loss behind the line", path: wan(func(p *path) { p.behind = 0.05 }), least: 44, queue: 20 * time.Millisecond, dropped: 0.001},
+		{name: "5 % loss, busy machine", path: wan(loss(0.05), stall(20*time.Millisecond)), least: 36, queue: 15 * time.Millisecond, dropped: 0.02},
 		{name: "8 % loss", path: wan(loss(0.08)), least: 35, queue: 10 * time.Millisecond, dropped: 0.001},
 		// Above the ceiling loss is congestion: it gives way, and not to nothing.
 		{name: "15 % loss", path: wan(loss(0.15)), least: 1.5, most: 15, queue: 10 * time.Millisecond, dropped: 0.001},
-		{name: "long", path: wan(rtt(250*time.Millisecond), loss(0.001)), least: 47, queue: 15 * time.Millisecond, dropped: 0.005, warmTime: 4 * time.Second},
+		{name: "long", path: wan(rtt(250*time.Millisecond), loss(0.001)), least: 47, queue: 15 * time.Millisecond, dropped: 0.01, warmTime: 4 * time.Second},
 		{name: "reordering", path: wan(jitter(40*time.Millisecond), loss(0.005)), least: 30, queue: 45 * time.Millisecond, dropped: 0.02},
 		{name: "busy machine", path: wan(stall(10 * time.Millisecond)), least: 42, queue: 15 * time.Millisecond, dropped: 0.01},
 		// A policer: what it drops is below the ceiling, and the line is used.
-		{name: "short queue", path: wan(queue(5 * time.Millisecond)), least: 46, queue: 5 * time.Millisecond, dropped: 0.05},
+		{name: "short queue", path: wan(queue(5 * time.Millisecond)), least: 46, queue: 5 * time.Millisecond, dropped: 0.07},
 		{name: "slow line", path: wan(rate(1e6), queue(300*time.Millisecond)), least: 0.9, queue: 120 * time.Millisecond, dropped: 0.001},
 		{name: "LAN", path: wan(rate(1e9), rtt(300*time.Microsecond), queue(20*time.Millisecond)), least: 990, queue: 8 * time.Millisecond, dropped: 0.001},
 	} {

@@ -11,7 +11,8 @@ type path struct {
 	rate   float64 // bits a second
 	rtt    time.Duration
 	queue  time.Duration // how long the line's queue is
-	loss   float64
+	loss   float64       // before the line, as on an uplink's radio
+	behind float64       // the same behind the line
 	jitter time.Duration // each packet alone, so that they overtake each other
 	// stall holds up the sender for so long, ten times a second on average: a
 	// machine that is busy with other things.
@@ -124,7 +125,9 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 				if now >= warm {
 					waits += wait
 				}
-				push(event{at: lineFree + p.rtt + jitter, number: number, sent: now})
+				if p.behind == 0 || random.Float64() >= p.behind {
+					push(event{at: lineFree + p.rtt + jitter, number: number, sent: now})
+				}
 			}
 			number++
 		}

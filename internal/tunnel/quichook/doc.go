@@ -5,7 +5,7 @@
 // There are forks with a setter. They are months behind: what they lack most is
 // that quic-go learns, since v0.65, how far packets overtake each other. On a
 // line with jitter they take nearly every packet for lost, whatever controller
-// decides how many there are (see package tunnel for the figures).
+// decides how many there are (the figures are in package tunnel, congestion.go).
 //
 // So this package uses quic-go as it is released and replaces one field of one
 // struct, through the one door that lets code run on the goroutine of the
