@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -57,6 +58,18 @@ type Config struct {
 	ListenPacket func() (net.PacketConn, error)
 	// Congestion is how what is sent to gateways answers loss; empty: the default.
 	Congestion tunnel.Congestion
+	// DialStream opens the TCP connection of a session; nil: a plain dialer.
+	DialStream func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Proxy is the HTTP proxy for TCP sessions to a gateway ("host:port"), nil
+	// for none; see ProxyFromEnvironment. QUIC needs no proxy and takes none.
+	Proxy func(hostport string) (*url.URL, error)
+	// Transport of sessions; SetTransport changes it. "": Auto.
+	Transport Transport
+	// Network says which network the node is on, so that the agent remembers
+	// there what got through; nil: it is always the same.
+	Network func() Network
+	// Addresses are the node's own; nil: net.InterfaceAddrs.
+	Addresses func() ([]net.Addr, error)
 	// Logger; nil: slog.Default.
 	Logger *slog.Logger
 	// Jitter returns a duration in [0, max); nil: uniformly random.
@@ -80,9 +93,11 @@ const (
 	// turn to what they have.
 	sessionWait = 5 * time.Second
 	// pokePings and pokeInterval: after an address change the gateway learns of
-	// the new path from the first packet that arrives on it, so send some.
-	pokePings    = 10
-	pokeInterval = time.Second
+	// the new path from the first packet that arrives on it, so some are sent. A
+	// network that has just changed may take seconds to carry anything, and what
+	// comes after that should not wait: 20 packets of 70 bytes.
+	pokePings    = 20
+	pokeInterval = 250 * time.Millisecond
 )
 
 // Agent is the edge end of the tunnel. Make it with New and call Run once.
@@ -90,8 +105,11 @@ type Agent struct {
 	cfg Config
 	log *slog.Logger
 	dir *directory
+	net dialer
+	mem networks
 
-	poke chan struct{} // ends a wait between attempts
+	poke  chan struct{} // ends a wait between attempts
+	remix chan struct{} // the transport was changed
 
 	stateMu sync.Mutex // held while OnState runs, so that its calls are in order
 
@@ -101,6 +119,7 @@ type Agent struct {
 	lostAt  time.Time     // when the session was lost, or Run began
 	epoch   uint64        // of the newest session there was
 	running bool
+	mode    Transport
 }
 
 // New makes an agent that is not connected yet.
@@ -117,6 +136,11 @@ func New(cfg Config) (*Agent, error) {
 	case cfg.DialKubelet == nil:
 		return nil, errors.New("agent: no DialKubelet")
 	}
+	if mode, err := ParseTransport(string(cfg.Transport)); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	} else {
+		cfg.Transport = mode
+	}
 	for _, gw := range cfg.Gateways {
 		if _, _, err := net.SplitHostPort(gw); err != nil {
 			return nil, fmt.Errorf("agent: gateway %q: %w", gw, err)
@@ -131,6 +155,12 @@ func New(cfg Config) (*Agent, error) {
 			return d.DialContext(ctx, "tcp", addr.String())
 		}
 	}
+	if cfg.Addresses == nil {
+		cfg.Addresses = net.InterfaceAddrs
+	}
+	if cfg.Network == nil {
+		cfg.Network = func() Network { return Network{} }
+	}
 	if cfg.OnState == nil {
 		cfg.OnState = func(bool, string) {}
 	}
@@ -143,7 +173,14 @@ func New(cfg Config) (*Agent, error) {
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName),
 		dir:  &directory{node: cfg.NodeName, ca: cfg.CA, seeds: cfg.Gateways, keep: cfg.Documents},
-		poke: make(chan struct{}, 1), changed: make(chan struct{}),
+		net:  dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion},
+		mem:  networks{keep: cfg.Documents},
+		poke: make(chan struct{}, 1), remix: make(chan struct{}, 1), changed: make(chan struct{}),
+		mode: cfg.Transport,
+	}
+	if err := a.mem.load(); err != nil {
+		// It is found out anew, at the price of a second per network.
+		a.log.Warn("what got through on which network is not known any more", "error", err)
 	}
 	if err := a.dir.load(); err != nil {
 		// A gateway brings them anew, signed; until then there are the seeds.
@@ -177,6 +214,35 @@ func (a *Agent) Poke() {
 	case ch <- struct{}{}:
 	default:
 	}
+}
+
+// SetTransport changes what carries sessions, the current one too: where it has
+// another transport, a session with the right one takes over as soon as it can
+// be made, and the streams of the old one end by themselves. It returns at once.
+func (a *Agent) SetTransport(t Transport) {
+	a.mu.Lock()
+	a.mode = t
+	a.mu.Unlock()
+	select {
+	case a.remix <- struct{}{}:
+	default:
+	}
+}
+
+// Carrier is what carries the session: QUIC or TCP; "" without one.
+func (a *Agent) Carrier() Transport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.session == nil {
+		return ""
+	}
+	return a.session.sess.transport
+}
+
+func (a *Agent) transport() Transport {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mode
 }
 
 // Beat says that what Heartbeat returns has changed: the gateway is told at

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +89,7 @@ func TestWaitsBetweenRounds(t *testing.T) {
 			sockets++
 			return n.Listen(netip.MustParseAddrPort("10.0.1.1:0")), nil
 		}
+		cfg.DialStream = func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
 		a, err := New(cfg)
 		if err != nil {
 			t.Fatal(err)

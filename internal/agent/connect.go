@@ -7,26 +7,61 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
-// maxAddresses is how many addresses of one gateway name are tried: each costs
-// up to a handshake timeout (5 s).
-const maxAddresses = 4
+const (
+	// maxAddresses is how many addresses of one gateway name are tried: each costs
+	// up to a handshake timeout (5 s).
+	maxAddresses = 4
+	// headStart is what QUIC gets before TCP is tried too: a handshake on most
+	// paths, so that a node with UDP opens one connection and not two.
+	headStart = 250 * time.Millisecond
+	// quicPatience is how long, from the beginning, a TCP connection that is ready
+	// waits for QUIC: two retransmissions of a first packet that was lost. Where
+	// UDP is blocked it is what that costs, once per network.
+	quicPatience = time.Second
+)
 
-// link is a QUIC connection and the socket it alone uses.
+// Transport is what carries a session.
+type Transport string
+
+// The transports. Auto: QUIC where it gets through, else TCP.
+const (
+	Auto Transport = "auto"
+	QUIC Transport = "quic"
+	TCP  Transport = "tcp"
+)
+
+// ParseTransport reads the name of a transport; "" is Auto.
+func ParseTransport(s string) (Transport, error) {
+	switch t := Transport(s); t {
+	case "":
+		return Auto, nil
+	case Auto, QUIC, TCP:
+		return t, nil
+	}
+	return "", fmt.Errorf("transport %q is none of %s, %s, %s", s, Auto, QUIC, TCP)
+}
+
+// link is a session and what it alone uses.
 type link struct {
 	tunnel.Session
-	conn *quic.Conn
-	tr   *quic.Transport
-	pc   net.PacketConn
+	transport Transport // QUIC or TCP
+	state     tls.ConnectionState
+	local     netip.Addr                  // of a connection: it lives and dies with it
+	stats     func() uint64               // packets received so far; nil for TCP
+	roam      func(context.Context) error // to another socket; nil for TCP
+	free      func() error
 }
 
 // release frees the socket; the session must have been closed.
-func (l *link) release() error { return errors.Join(l.tr.Close(), ignoreClosed(l.pc.Close())) }
+func (l *link) release() error { return l.free() }
 
 func ignoreClosed(err error) error {
 	if errors.Is(err, net.ErrClosed) {
@@ -35,23 +70,46 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// dialing is how connections to gateways are made.
-type dialing struct {
-	tls        *tls.Config
-	listen     func() (net.PacketConn, error) // nil: any port of every address
+// dialer makes links to gateways.
+type dialer struct {
+	// listen makes the UDP socket of one connection; nil: any port.
+	listen func() (net.PacketConn, error)
+	// stream opens a TCP connection; nil: a plain dialer.
+	stream func(ctx context.Context, network, addr string) (net.Conn, error)
+	// proxy is the HTTP proxy for TCP to an address; nil: none.
+	proxy func(hostport string) (*url.URL, error)
+	// congestion of QUIC; the kernel has its own for TCP.
 	congestion tunnel.Congestion
 }
 
-// dialGateway resolves "host:port" and makes a connection to the first address
-// that answers.
-func dialGateway(ctx context.Context, gateway string, d dialing) (*link, error) {
-	addrs, err := resolve(ctx, gateway)
+// route is how a gateway is to be reached this time.
+type route struct {
+	transport Transport
+	// first of Auto is what worked on this network last; "": not known.
+	first Transport
+}
+
+// dial resolves "host:port" and makes a link to the first address that answers.
+func (d *dialer) dial(ctx context.Context, gateway string, conf *tls.Config, r route) (*link, error) {
+	proxy, err := d.proxyFor(gateway)
 	if err != nil {
 		return nil, err
 	}
+	addrs, err := resolve(ctx, gateway)
+	if err != nil {
+		if proxy == nil || r.transport == QUIC {
+			return nil, err
+		}
+		// Behind a proxy, names of the world outside may be the proxy's alone.
+		l, terr := d.dialTCP(ctx, gateway, proxy, conf)
+		if terr != nil {
+			return nil, errors.Join(err, terr)
+		}
+		return l, nil
+	}
 	var errs []error
 	for _, addr := range addrs {
-		l, err := dialAddr(ctx, addr, d)
+		l, err := d.dialAddr(ctx, gateway, addr, proxy, conf, r)
 		if err == nil {
 			return l, nil
 		}
@@ -63,35 +121,163 @@ func dialGateway(ctx context.Context, gateway string, d dialing) (*link, error) 
 	return nil, errors.Join(errs...)
 }
 
-func dialAddr(ctx context.Context, addr netip.AddrPort, d dialing) (*link, error) {
-	conf := tunnel.AgentConfig()
-	if err := d.congestion.Set(conf); err != nil {
+func (d *dialer) proxyFor(gateway string) (*url.URL, error) {
+	if d.proxy == nil {
+		return nil, nil
+	}
+	return d.proxy(gateway)
+}
+
+func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPort, proxy *url.URL, conf *tls.Config, r route) (*link, error) {
+	target := addr.String()
+	if proxy != nil {
+		target = gateway // the proxy knows it by the name it was configured with
+	}
+	quic := func(ctx context.Context) (*link, error) { return d.dialQUIC(ctx, addr, conf) }
+	tcp := func(ctx context.Context) (*link, error) { return d.dialTCP(ctx, target, proxy, conf) }
+	switch {
+	case r.transport == QUIC:
+		return quic(ctx)
+	case r.transport == TCP:
+		return tcp(ctx)
+	case r.first == TCP:
+		return race(ctx, tcp, quic, 0)
+	default:
+		return race(ctx, quic, tcp, quicPatience)
+	}
+}
+
+// race starts second when first has had its headStart or failed, and returns
+// the link that is ready first; the other one is closed. If it is second's, and
+// patience since the beginning has not passed, first may still win.
+func race(ctx context.Context, first, second func(context.Context) (*link, error), patience time.Duration) (*link, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		l     *link
+		err   error
+		first bool
+	}
+	results := make(chan result, 2)
+	run := func(dial func(context.Context) (*link, error), isFirst bool) {
+		l, err := dial(ctx)
+		results <- result{l, err, isFirst}
+	}
+	go run(first, true)
+	pending := 1
+	start := time.NewTimer(headStart)
+	defer start.Stop()
+	patient := time.NewTimer(patience)
+	defer patient.Stop()
+	begun, impatient := false, patience == 0
+	var ready *link // second's
+	var errs []error
+	// Whoever is late is closed by itself.
+	defer func() {
+		for range pending {
+			go func() {
+				if r := <-results; r.l != nil {
+					abandon(r.l)
+				}
+			}()
+		}
+	}()
+	for {
+		if ready != nil && (impatient || pending == 0) {
+			return ready, nil
+		}
+		if begun && pending == 0 {
+			return nil, errors.Join(errs...)
+		}
+		select {
+		case <-start.C:
+		case <-patient.C:
+			impatient = true
+			continue
+		case r := <-results:
+			pending--
+			switch {
+			case r.err != nil:
+				errs = append(errs, r.err)
+			case r.first:
+				if ready != nil {
+					abandon(ready)
+				}
+				return r.l, nil
+			default:
+				ready = r.l
+				continue
+			}
+		}
+		if !begun {
+			begun = true
+			pending++
+			go run(second, false)
+		}
+	}
+}
+
+// abandon ends a link that is not needed after all.
+func abandon(l *link) {
+	l.Close(tunnel.CloseNormal, "another connection was faster")
+	_ = l.release() // nobody waits for the socket
+}
+
+func (d *dialer) dialQUIC(ctx context.Context, addr netip.AddrPort, conf *tls.Config) (*link, error) {
+	network := "udp6"
+	if addr.Addr().Is4() {
+		network = "udp4"
+	}
+	params := tunnel.AgentConfig()
+	if err := d.congestion.Set(params); err != nil {
 		return nil, err
 	}
-	var pc net.PacketConn
-	var err error
-	if d.listen != nil {
-		pc, err = d.listen()
-	} else {
-		// A socket of the wildcard address follows the default route when the
-		// node's own address changes.
-		network := "udp6"
-		if addr.Addr().Is4() {
-			network = "udp4"
-		}
-		pc, err = net.ListenUDP(network, nil)
-	}
+	tr, err := d.openTransport(network)
 	if err != nil {
-		return nil, fmt.Errorf("open UDP socket: %w", err)
+		return nil, err
 	}
-	tr := &quic.Transport{Conn: tunnel.WrapPacketConn(pc)}
-	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), d.tls, conf)
-	l := &link{conn: conn, tr: tr, pc: pc}
+	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), conf, params)
+	r := &roamer{conn: conn, active: tr, listen: func() (*quic.Transport, error) { return d.openTransport(network) }}
 	if err != nil {
-		return nil, errors.Join(err, l.release())
+		return nil, errors.Join(fmt.Errorf("over QUIC: %w", err), r.close())
 	}
-	l.Session = tunnel.NewQUICSession(conn)
-	return l, nil
+	return &link{
+		Session: tunnel.NewQUICSession(conn), transport: QUIC, state: conn.ConnectionState().TLS,
+		stats: func() uint64 { return conn.ConnectionStats().PacketsReceived }, roam: r.roam, free: r.close,
+	}, nil
+}
+
+// dialTCP connects to "host:port", through the proxy if there is one.
+func (d *dialer) dialTCP(ctx context.Context, target string, proxy *url.URL, conf *tls.Config) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, tunnel.TCPDialTimeout)
+	defer cancel()
+	stream := d.stream
+	if stream == nil {
+		stream = (&net.Dialer{}).DialContext
+	}
+	c, err := dialThrough(ctx, stream, proxy, target)
+	if err != nil {
+		return nil, fmt.Errorf("over TCP: %w", err)
+	}
+	fail := func(err error) (*link, error) {
+		_ = c.Close() // the first error is the one that counts
+		return nil, fmt.Errorf("over TCP: %w", err)
+	}
+	if err := tunnel.TuneTCP(c); err != nil {
+		return fail(err)
+	}
+	tc := tls.Client(c, conf)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		return fail(err)
+	}
+	sess, err := tunnel.NewMuxSession(tc, tunnel.MuxOptions{Client: true})
+	if err != nil {
+		return nil, fmt.Errorf("over TCP: %w", err)
+	}
+	return &link{
+		Session: sess, transport: TCP, state: tc.ConnectionState(), local: tunnel.AddrPort(c.LocalAddr()).Addr(),
+		free: func() error { <-sess.Gone(); return nil },
+	}, nil
 }
 
 // resolve returns the addresses of "host:port", at most maxAddresses.

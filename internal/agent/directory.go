@@ -13,7 +13,8 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/signed"
 )
 
-// Documents keeps signed documents across restarts.
+// Documents keeps documents across restarts: those that the authority signed and
+// what the agent remembers itself.
 type Documents interface {
 	// Load returns the document of a kind; nil if there is none.
 	Load(kind string) ([]byte, error)

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
@@ -28,8 +29,11 @@ type EnrollConfig struct {
 	CAPin string
 	// RootCAs may be set in place of CAPin where the CA itself is known.
 	RootCAs *x509.CertPool
-	// ListenPacket as in Config.
+	// ListenPacket, DialStream, Proxy and Transport as in Config.
 	ListenPacket func() (net.PacketConn, error)
+	DialStream   func(ctx context.Context, network, addr string) (net.Conn, error)
+	Proxy        func(hostport string) (*url.URL, error)
+	Transport    Transport
 }
 
 var (
@@ -84,7 +88,12 @@ func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.
 		conf.InsecureSkipVerify = true
 		conf.VerifyConnection = func(cs tls.ConnectionState) error { return verifyPinned(cs.PeerCertificates, cfg.CAPin) }
 	}
-	l, err := dialGateway(ctx, gateway, dialing{tls: conf, listen: cfg.ListenPacket})
+	mode, err := ParseTransport(string(cfg.Transport))
+	if err != nil {
+		return resp, err
+	}
+	net := dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy}
+	l, err := net.dial(ctx, gateway, conf, route{transport: mode})
 	if err != nil {
 		return resp, err
 	}

@@ -151,9 +151,12 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 	a.begin(ctx, wg, s)
 	home := time.NewTimer(rebalance)
 	defer home.Stop()
+	carrier := newRetaker()
+	defer carrier.stop()
+	carrier.reset(a.transport())
 	var leave <-chan time.Time
 	for {
-		move := false
+		move, recarry := false, false
 		select {
 		case <-s.ended:
 			return s, s.err
@@ -168,13 +171,30 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 			// Not to the minute, so that the nodes of a site do not move as one.
 			home.Reset(rebalance/2 + a.cfg.Jitter(rebalance))
 			move = len(a.dir.better(s.id, time.Now())) > 0
+		case <-s.moved:
+			carrier.soon(a.transport())
+		case <-a.remix:
+			carrier.reset(a.transport())
+			recarry = true
+		case <-carrier.timer.C:
+			recarry = true
 		}
-		if !move {
-			continue
-		}
-		next, err := a.connectAny(ctx, a.alternatives(s))
+		var next *session
+		err = nil
 		switch {
+		case move:
+			next, err = a.connectAny(ctx, a.alternatives(s))
+		case recarry:
+			if next, err = a.recarry(ctx, s); err != nil {
+				a.log.Debug("no session over the other transport yet", "gateway", s.gateway, "error", err)
+				carrier.later()
+				continue
+			}
+		}
+		switch {
+		case next == nil && err == nil: // nothing to do, or not yet
 		case err == nil:
+			carrier.reset(a.transport())
 			a.begin(ctx, wg, next)
 			wg.Go(func() { s.retire(ctx) })
 			s = next
@@ -189,7 +209,7 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 func (a *Agent) begin(ctx context.Context, wg *sync.WaitGroup, s *session) {
 	s.began = time.Now()
 	old := a.adopt(s)
-	a.log.Info("connected", "gateway", s.gateway, "id", s.id, "remote", s.sess.Remote(), "congestion", tunnel.CongestionOf(s.sess.Session), "epoch", s.welcome.Epoch, "moved", old != nil)
+	a.log.Info("connected", "gateway", s.gateway, "id", s.id, "remote", s.sess.Remote(), "transport", s.sess.transport, "congestion", tunnel.CongestionOf(s.sess.Session), "epoch", s.welcome.Epoch, "moved", old != nil)
 	wg.Go(func() { s.run(ctx) })
 }
 

@@ -24,6 +24,8 @@ type session struct {
 	began   time.Time
 	poke    chan struct{}
 	beat    chan struct{}
+	changed chan struct{}   // the network has, below a session over QUIC
+	moved   chan struct{}   // the same over TCP
 	streams tunnel.Inflight // carried connections of both directions
 
 	drained chan tunnel.Drain // takes one
@@ -35,9 +37,26 @@ type session struct {
 
 // connect makes a session to one gateway.
 func (a *Agent) connect(ctx context.Context, to candidate) (*session, error) {
+	network := a.cfg.Network()
+	r := route{transport: a.transport(), first: a.mem.transport(network)}
+	s, err := a.connectVia(ctx, to, r)
+	if err == nil && r.transport == Auto {
+		a.remember(s.sess.transport)
+	}
+	return s, err
+}
+
+// remember records what gets through on this network.
+func (a *Agent) remember(t Transport) {
+	if err := a.mem.remember(a.cfg.Network(), t, time.Now()); err != nil {
+		a.log.Warn("it will be found out again after a restart", "error", err)
+	}
+}
+
+func (a *Agent) connectVia(ctx context.Context, to candidate, r route) (*session, error) {
 	var errs []error
 	for _, addr := range to.addresses {
-		s, err := a.connectAddress(ctx, to.id, addr)
+		s, err := a.connectAddress(ctx, to.id, addr, r)
 		if err == nil {
 			return s, nil
 		}
@@ -49,7 +68,7 @@ func (a *Agent) connect(ctx context.Context, to candidate) (*session, error) {
 	return nil, errors.Join(errs...)
 }
 
-func (a *Agent) connectAddress(ctx context.Context, id, gateway string) (*session, error) {
+func (a *Agent) connectAddress(ctx context.Context, id, gateway string, r route) (*session, error) {
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		RootCAs:    a.cfg.RootCAs,
@@ -59,13 +78,13 @@ func (a *Agent) connectAddress(ctx context.Context, id, gateway string) (*sessio
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return a.cfg.Certificate() },
 		VerifyConnection:     func(cs tls.ConnectionState) error { return a.dir.verify(id, cs) },
 	}
-	l, err := dialGateway(ctx, gateway, dialing{tls: conf, listen: a.cfg.ListenPacket, congestion: a.cfg.Congestion})
+	l, err := a.net.dial(ctx, gateway, conf, r)
 	if err != nil {
 		return nil, err
 	}
 	s := &session{
-		a: a, sess: l, gateway: gateway, id: tunnel.GatewayID(l.conn.ConnectionState().TLS.PeerCertificates[0]),
-		poke: make(chan struct{}, 1), beat: make(chan struct{}, 1), drained: make(chan tunnel.Drain, 1), ended: make(chan struct{}),
+		a: a, sess: l, gateway: gateway, id: tunnel.GatewayID(l.state.PeerCertificates[0]),
+		poke: make(chan struct{}, 1), beat: make(chan struct{}, 1), moved: make(chan struct{}, 1), changed: make(chan struct{}, 1), drained: make(chan tunnel.Drain, 1), ended: make(chan struct{}),
 	}
 	if err := s.hello(ctx); err != nil {
 		// The gateway checks the certificate after our handshake is done, so its
@@ -132,6 +151,8 @@ func (s *session) run(ctx context.Context) {
 	wg.Go(func() { s.pokeLoop(ctx) })
 	wg.Go(func() { s.padLoop(ctx) })
 	wg.Go(func() { s.beatLoop(ctx) })
+	wg.Go(func() { s.aliveLoop(ctx) })
+	wg.Go(func() { s.roamLoop(ctx) })
 	var err error
 	for {
 		var st tunnel.Stream
@@ -263,19 +284,13 @@ func (s *session) pokeLoop(ctx context.Context) {
 			return
 		case <-s.poke:
 			left = pokePings
+			s.networkChanged(s.a.cfg.Addresses)
 			tick.Reset(pokeInterval)
 		case <-next:
 		}
 		n++
 		left--
-		var p tunnel.Ping
-		for i := range p.Payload {
-			p.Payload[i] = byte(n >> (8 * i))
-		}
-		if err := s.control.Send(p); err != nil {
-			// The control stream does not work any more: a session without it
-			// could not be ended or moved.
-			s.sess.Close(tunnel.CloseProtocol, err.Error())
+		if !s.ping(n) {
 			return
 		}
 	}

@@ -1,8 +1,9 @@
-// Package gateway is the cloud end of the tunnel. It serves two things:
+// Package gateway is the cloud end of the tunnel. It serves:
 //
 //   - ServePacket: a UDP socket on which nodes hold their sessions (ALPN
 //     "edgetun/1", mutual TLS) and devices join ("edge-join/1", no client
 //     certificate);
+//   - ServeTCP: the same over TLS on TCP, for networks that block UDP;
 //   - ServeEgress: the socket of the apiserver's egress selector, HTTP CONNECT.
 //
 // What crosses it:

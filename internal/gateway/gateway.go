@@ -53,6 +53,7 @@ type Gateway struct {
 	accepted   *rate.Limiter // all
 	events     *eventQueue
 	metrics    *metrics
+	budget     *tunnel.Budget // of receive windows
 
 	mu       sync.Mutex          // guards all below
 	current  map[string]*session // none of a node whose newest session is elsewhere
@@ -83,6 +84,7 @@ func New(cfg Config) (*Gateway, error) {
 		joinRate:   newKeyLimiter[netip.Prefix](joinRate, joinBurst, maxJoinSources),
 		nodeRate:   newKeyLimiter[string](sessionRate, sessionBurst, maxSessionNodes),
 		handshakes: rate.NewLimiter(handshakeRate, handshakeRate),
+		budget:     tunnel.NewBudget(windowBudget),
 		accepted:   rate.NewLimiter(maxHandshakeRate, maxHandshakeRate),
 		metrics:    newMetrics(),
 		current:    map[string]*session{},

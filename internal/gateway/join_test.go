@@ -36,6 +36,7 @@ func (l *lab) enrollConfig() agent.EnrollConfig {
 	return agent.EnrollConfig{
 		Gateways: []string{gatewayAddr.String()}, CAPin: l.ca.Pin(),
 		ListenPacket: func() (net.PacketConn, error) { return l.net.Listen(netipAddr("10.0.7.7:0")), nil },
+		DialStream:   l.dialStream(netip.MustParseAddr("10.0.7.7")),
 	}
 }
 
@@ -182,6 +183,7 @@ func TestJoinLimits(t *testing.T) {
 		}
 		cfg := l.enrollConfig()
 		cfg.ListenPacket = func() (net.PacketConn, error) { return l.net.Listen(netipAddr("10.0.8.8:0")), nil }
+		cfg.DialStream = l.dialStream(netip.MustParseAddr("10.0.8.8"))
 		if _, err := agent.Enroll(t.Context(), cfg, enroll.Request{Token: secret}); errors.Is(err, agent.ErrRateLimited) {
 			t.Error("another address was limited too")
 		}

@@ -104,10 +104,15 @@ func (l *lab) startAt(addr netip.AddrPort) {
 		l.t.Fatal(err)
 	}
 	l.gw, l.egress = gw, tunneltest.NewListener()
-	pc := l.net.Listen(addr)
+	pc, ln := l.net.Listen(addr), l.net.ListenStream(addr)
 	go func() {
 		if err := gw.ServePacket(context.Background(), pc); err != nil {
 			l.t.Errorf("ServePacket: %v", err)
+		}
+	}()
+	go func() {
+		if err := gw.ServeTCP(context.Background(), ln); err != nil {
+			l.t.Errorf("ServeTCP: %v", err)
 		}
 	}()
 	go func() {
@@ -175,6 +180,7 @@ func (l *lab) join(name string, kubelet func(net.Conn), change func(*agent.Confi
 		DialKubelet:  func(context.Context) (net.Conn, error) { return n.kubelet.Dial() },
 		OnState:      func(up bool, _ string) { n.states <- up },
 		ListenPacket: func() (net.PacketConn, error) { return l.net.Listen(netip.AddrPortFrom(edgeAddr, 0)), nil },
+		DialStream:   l.dialStream(edgeAddr),
 		Logger:       slog.New(slog.NewTextHandler(l.logs, nil)),
 	}
 	if change != nil {
@@ -201,6 +207,13 @@ func (l *lab) join(name string, kubelet func(net.Conn), change func(*agent.Confi
 	})
 	l.t.Cleanup(n.stop)
 	return n
+}
+
+// dialStream dials TCP from an address of the lab's network.
+func (l *lab) dialStream(from netip.Addr) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, _, addr string) (net.Conn, error) {
+		return l.net.DialStream(ctx, from, netip.MustParseAddrPort(addr))
+	}
 }
 
 // joined is join and waits for the session.

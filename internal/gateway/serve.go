@@ -86,8 +86,12 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 var errTooManyHandshakes = errors.New("too many handshakes at the moment")
 
 func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn, group *sync.WaitGroup) {
-	sess := tunnel.NewQUICSession(qc)
-	state := qc.ConnectionState().TLS
+	g.serveSession(ctx, tunnel.NewQUICSession(qc), qc.ConnectionState().TLS, group)
+}
+
+// serveSession serves a session, whatever carries it, by the protocol that its
+// handshake agreed on.
+func (g *Gateway) serveSession(ctx context.Context, sess tunnel.Session, state tls.ConnectionState, group *sync.WaitGroup) {
 	switch state.NegotiatedProtocol {
 	case tunnel.ALPN:
 		g.serveNode(ctx, sess, state.PeerCertificates, group)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/libp2p/go-yamux/v5"
@@ -60,6 +61,9 @@ type MuxOptions struct {
 	Client bool
 	// Budget bounds the growth of receive windows; nil: none.
 	Budget *Budget
+	// Streams is how many streams the other end may have open: each may make
+	// this end hold a whole window. 0: what MaxStreams needs.
+	Streams int
 }
 
 // MuxSession is a Session over a reliable connection. Its connection is closed
@@ -84,6 +88,11 @@ type MuxSession struct {
 // NewMuxSession makes a Session of a connection that is encrypted and
 // authenticated already; it owns c from here on.
 func NewMuxSession(c net.Conn, o MuxOptions) (*MuxSession, error) {
+	if o.Streams == 0 {
+		// The opener counts and keeps to MaxStreams. A stream may be over there
+		// and still be read out here, so the count here is higher for a while.
+		o.Streams = 2 * MaxStreams
+	}
 	mc := &muxConn{Conn: c, gate: newSendGate()}
 	conf := &yamux.Config{
 		// Every stream may be waiting to be accepted at once: nothing is
@@ -93,11 +102,9 @@ func NewMuxSession(c net.Conn, o MuxOptions) (*MuxSession, error) {
 		// As with QUIC it is the agent that keeps the session alive, and both
 		// ends that notice silence (muxConn.Read).
 		EnableKeepAlive: o.Client, KeepAliveInterval: KeepAlive,
-		MeasureRTTInterval:     30 * time.Second,
-		ConnectionWriteTimeout: IdleTimeout,
-		// The opener counts and keeps to MaxStreams. A stream may be over there
-		// and still be read out here, so the count here is higher for a while.
-		MaxIncomingStreams:      2 * MaxStreams,
+		MeasureRTTInterval:      30 * time.Second,
+		ConnectionWriteTimeout:  IdleTimeout,
+		MaxIncomingStreams:      uint32(o.Streams),
 		InitialStreamWindowSize: muxStreamWindow,
 		MaxStreamWindowSize:     maxStreamWindow,
 		MaxMessageSize:          muxChunk + muxHeader,
@@ -318,8 +325,10 @@ func (s *MuxSession) Err() error {
 // Remote implements Session.
 func (s *MuxSession) Remote() netip.AddrPort { return AddrPort(s.conn.RemoteAddr()) }
 
-// RTT is the round trip time of the path; 0 while it is not known.
-func (s *MuxSession) RTT() time.Duration { return s.y.RTT() }
+// Stats tells what the multiplexer knows: the kernel has the rest.
+func (s *MuxSession) Stats() Stats {
+	return Stats{Transport: "tcp", RTT: s.y.RTT(), Sent: s.conn.written.Load(), Received: s.conn.read.Load()}
+}
 
 // mapError gives an error of a stream or the session the form that Session
 // promises. One that means the end of the session waits until that is recorded.
@@ -347,7 +356,8 @@ func (s *MuxSession) mapError(err error) error {
 // muxConn is the connection below the multiplexer.
 type muxConn struct {
 	net.Conn
-	gate *sendGate
+	gate          *sendGate
+	read, written atomic.Uint64 // bytes
 
 	mu      sync.Mutex // guards all below
 	readSet time.Time  // when the read deadline was set last
@@ -368,12 +378,15 @@ func (c *muxConn) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return c.Conn.Read(p)
+	n, err := c.Conn.Read(p)
+	c.read.Add(uint64(n))
+	return n, err
 }
 
 // Write is called by one goroutine with one frame at a time.
 func (c *muxConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
+	c.written.Add(uint64(n))
 	c.gate.sent(len(p) - muxHeader)
 	return n, err
 }

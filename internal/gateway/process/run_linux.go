@@ -199,10 +199,20 @@ func (d *daemon) serve(asked, ctx context.Context, g *errgroup.Group) error {
 	if err != nil || pc == nil {
 		return err
 	}
+	// Whoever had the one has the other for no longer.
+	ln, err := d.listenTCP(asked)
+	if err != nil || ln == nil {
+		return errors.Join(err, pc.Close())
+	}
+	g.Go(func() error { return unlessClosed(d.gw.ServeTCP(ctx, ln)) })
 	d.logger.Info("serving nodes", "address", pc.LocalAddr())
-	err = d.gw.ServePacket(ctx, pc)
+	return unlessClosed(d.gw.ServePacket(ctx, pc))
+}
+
+// unlessClosed drops the error of a gateway that was asked to end meanwhile.
+func unlessClosed(err error) error {
 	if errors.Is(err, gateway.ErrClosed) {
-		return nil // asked to end meanwhile
+		return nil
 	}
 	return err
 }
@@ -231,26 +241,44 @@ func (d *daemon) awaitMesh(ctx context.Context) {
 
 // listen opens the UDP socket, as soon as no other process has the port. It
 // returns nil when ctx ends before.
-func (d *daemon) listen(ctx context.Context) (net.PacketConn, error) {
+func (d *daemon) listen(ctx context.Context) (pc net.PacketConn, err error) {
 	var config net.ListenConfig
+	err = d.awaitPort(ctx, "UDP", func() error {
+		pc, err = config.ListenPacket(ctx, "udp", d.spec.Listen)
+		return err
+	})
+	return pc, err
+}
+
+// listenTCP is listen for TCP.
+func (d *daemon) listenTCP(ctx context.Context) (ln net.Listener, err error) {
+	var config net.ListenConfig
+	err = d.awaitPort(ctx, "TCP", func() error {
+		ln, err = config.Listen(ctx, "tcp", d.spec.Listen)
+		return err
+	})
+	return ln, err
+}
+
+// awaitPort opens a port as soon as no other process has it. It returns nil too
+// when ctx ends before.
+func (d *daemon) awaitPort(ctx context.Context, network string, open func() error) error {
 	tick := time.NewTicker(portLook)
 	defer tick.Stop()
 	for waited := false; ; waited = true {
-		pc, err := config.ListenPacket(ctx, "udp", d.spec.Listen)
+		err := open()
 		switch {
-		case err == nil:
-			return pc, nil
-		case ctx.Err() != nil:
-			return nil, nil
+		case err == nil, ctx.Err() != nil:
+			return nil
 		case !errors.Is(err, unix.EADDRINUSE):
-			return nil, fmt.Errorf("listen for nodes on UDP %s: %w", d.spec.Listen, err)
+			return fmt.Errorf("listen for nodes on %s %s: %w", network, d.spec.Listen, err)
 		case !waited:
-			d.logger.Info("waiting for the port, which another process has", "address", d.spec.Listen)
+			d.logger.Info("waiting for the port, which another process has", "network", network, "address", d.spec.Listen)
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return nil, nil
+			return nil
 		}
 	}
 }

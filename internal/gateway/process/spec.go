@@ -35,7 +35,7 @@ const DefaultDrain = 15 * time.Minute
 type Spec struct {
 	// ID is which gateway of the list this is.
 	ID string `json:"id"`
-	// Listen is the UDP address nodes and other gateways reach: "host:port" or
+	// Listen is the address, of UDP and of TCP, nodes and other gateways reach: "host:port" or
 	// ":port".
 	Listen string `json:"listen"`
 	// Egress is the path of the apiserver's egress socket; relative to the

@@ -1,0 +1,360 @@
+package gateway_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
+	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/gateway"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/tunneltest"
+)
+
+// UDP blocked: usable within 3 s. Unblocked: back on QUIC, and what was carried
+// over TCP goes on there.
+func TestBlockedUDP(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		mem := memory{}
+		l.net.BlockUDP(true)
+		start := time.Now()
+		n := l.joined("berlin-1", nil, func(c *agent.Config) { c.Documents = mem })
+		if d := time.Since(start); d > 3*time.Second || n.Carrier() != agent.TCP {
+			t.Fatalf("connected over %q after %s", n.Carrier(), d)
+		}
+		exec := l.connected("berlin-1:10250")
+		roundTrip(t, exec, []byte("over TCP"))
+		l.serveAPI()
+		watch, err := n.DialAPIServer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		roundTrip(t, watch, []byte("over TCP"))
+
+		// Still blocked: it stays where it is, for as long as it takes.
+		<-time.After(time.Hour)
+		if s := l.gw.Sessions(); len(s) != 1 || n.Carrier() != agent.TCP {
+			t.Fatalf("after an hour: %q, %+v", n.Carrier(), s)
+		}
+		roundTrip(t, exec, []byte("an hour later"))
+
+		l.net.BlockUDP(false)
+		<-time.After(10*time.Minute + time.Second)
+		l.await("berlin-1 true")
+		if n.Carrier() != agent.QUIC {
+			t.Fatalf("carried by %q", n.Carrier())
+		}
+		s := l.gw.Sessions()
+		if len(s) != 2 || s[0].Superseded || !s[1].Superseded || s[1].Streams != 2 {
+			t.Fatalf("sessions: %+v", s)
+		}
+		<-time.After(10 * time.Minute)
+		roundTrip(t, exec, pattern(1<<20))
+		roundTrip(t, watch, pattern(1<<20))
+		next := l.connected("berlin-1:10250")
+		roundTrip(t, next, []byte("over QUIC"))
+		next.Close()
+		exec.Close()
+		watch.Close()
+		<-time.After(20 * time.Second) // what is closed is read out for a while
+		if s := l.gw.Sessions(); len(s) != 1 {
+			t.Errorf("sessions: %+v", s)
+		}
+		if !strings.Contains(string(mem["networks"]), `"quic"`) {
+			t.Errorf("remembered: %s", mem["networks"])
+		}
+		n.stop()
+	})
+}
+
+// serveAPI makes the apiserver an echo.
+func (l *lab) serveAPI() {
+	go func() {
+		for {
+			c, err := l.api.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); echo(c) }()
+		}
+	}()
+}
+
+func pattern(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(i * 7 / 3)
+	}
+	return b
+}
+
+// The next process of the node knows what got through.
+func TestBlockedUDPIsRemembered(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		mem := memory{}
+		l.net.BlockUDP(true)
+		took := func(at agent.Network) time.Duration {
+			start := time.Now()
+			n := l.joined("berlin-1", nil, func(c *agent.Config) {
+				c.Documents = mem
+				c.Network = func() agent.Network { return at }
+				c.Jitter = func(time.Duration) time.Duration { return 0 }
+			})
+			d := time.Since(start)
+			n.stop()
+			l.await("berlin-1 false")
+			return d
+		}
+		home := agent.Network{Gateway: "192.168.1.1", MAC: "02:00:00:00:00:01", Interface: "eth0", Prefix: "192.168.1.0/24"}
+		if d := took(home); d < 900*time.Millisecond || d > 1200*time.Millisecond {
+			t.Errorf("the first time: %s", d)
+		}
+		if d := took(home); d > 100*time.Millisecond {
+			t.Errorf("the second time: %s", d)
+		}
+		// Before anything was sent, the link address is not known.
+		unresolved := home
+		unresolved.MAC = ""
+		if d := took(unresolved); d > 100*time.Millisecond {
+			t.Errorf("unresolved: %s", d)
+		}
+		// Another site with the same range is another network.
+		other := home
+		other.MAC = "02:00:00:00:00:02"
+		if d := took(other); d < 900*time.Millisecond {
+			t.Errorf("elsewhere: %s", d)
+		}
+	})
+}
+
+// A device whose network lets no UDP through joins.
+func TestJoinWithoutUDP(t *testing.T) {
+	inLab(t, func(l *lab, c *gateway.Config) {
+		c.Enroller = enrollFunc(func(_ context.Context, r enroll.Request, remote netip.AddrPort) enroll.Response {
+			if r.Token != secret || remote.Addr().String() != "10.0.7.7" {
+				t.Errorf("%q from %s", r.Name, remote)
+			}
+			return enroll.Response{NodeCertificate: strings.Repeat("c", 30<<10), CACertificate: l.ca.PEM(), Pool: "berlin"}
+		})
+	}, func(t *testing.T, l *lab) {
+		l.net.BlockUDP(true)
+		resp, err := agent.Enroll(t.Context(), l.enrollConfig(), enroll.Request{Token: secret, Name: "berlin-1", NodeCSR: strings.Repeat("r", 20<<10)})
+		if err != nil || resp.Pool != "berlin" || len(resp.NodeCertificate) != 30<<10 {
+			t.Errorf("%+v, %v", resp.Pool, err)
+		}
+		// The pin is checked as over QUIC.
+		cfg := l.enrollConfig()
+		cfg.CAPin = tunneltest.NewCA(t).Pin()
+		if _, err := agent.Enroll(t.Context(), cfg, enroll.Request{Token: secret}); !errors.Is(err, agent.ErrPin) {
+			t.Errorf("error: %v", err)
+		}
+		if strings.Contains(l.logs.String(), secret) {
+			t.Error("the token is in the log")
+		}
+	})
+}
+
+// The same certificates are refused as over QUIC.
+func TestWhoMayHoldASessionOverTCP(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cert func(t *testing.T, l *lab) *tls.Certificate
+		log  string
+	}{
+		"certificate of another CA": {func(t *testing.T, l *lab) *tls.Certificate { return tunneltest.NewCA(t).Node(t, "berlin-1") }, "remote error: tls"},
+		"expired": {func(t *testing.T, l *lab) *tls.Certificate {
+			return l.ca.Client(t, "system:node:berlin-1", "system:nodes", time.Now().Add(-time.Minute))
+		}, "remote error: tls"},
+		"not a node": {func(t *testing.T, l *lab) *tls.Certificate {
+			return l.ca.Client(t, "edge:hub:berlin-1", "system:nodes", time.Now().Add(time.Hour))
+		}, "is not a node's"},
+		"not allowed": {func(t *testing.T, l *lab) *tls.Certificate {
+			l.deny("berlin-1", errors.New("key of node berlin-1 is not the enrolled one"))
+			return l.ca.Node(t, "berlin-1")
+		}, "is not the enrolled one"},
+		"other name": {func(t *testing.T, l *lab) *tls.Certificate { return l.ca.Node(t, "berlin-2") }, "HELLO names node"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, nil, func(t *testing.T, l *lab) {
+				n := l.join("berlin-1", nil, func(c *agent.Config) {
+					c.Transport = agent.TCP
+					c.Certificate = tunneltest.Source(tc.cert(t, l))
+				})
+				<-time.After(time.Minute)
+				synctest.Wait()
+				if _, up := n.Connected(); up || len(l.gw.Sessions()) != 0 || len(l.events) != 0 {
+					t.Errorf("a session: %+v", l.gw.Sessions())
+				}
+				if logs := l.logs.String(); !strings.Contains(logs, tc.log) {
+					t.Errorf("no %q in the log:\n%s", tc.log, logs)
+				}
+			})
+		})
+	}
+}
+
+func TestKickOverTCP(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		n := l.joined("berlin-1", nil, func(c *agent.Config) { c.Transport = agent.TCP })
+		c := l.connected("berlin-1:10250")
+		roundTrip(t, c, []byte("before"))
+		l.deny("berlin-1", errors.New("revoked"))
+		if got := l.gw.Kick("berlin-1", "node was removed"); got != 1 {
+			t.Errorf("%d sessions", got)
+		}
+		if _, err := io.ReadAll(c); err == nil {
+			t.Error("cut stream ended cleanly")
+		}
+		c.Close()
+		<-time.After(time.Second)
+		if !strings.Contains(l.logs.String(), "node was removed") || n.Carrier() != "" {
+			t.Errorf("carried by %q; the agent was not told why", n.Carrier())
+		}
+	})
+}
+
+// The transport of a pool is changed under a running node.
+func TestTransportIsChanged(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		n := l.joined("berlin-1", nil, nil)
+		var open []*tunneltest.PipeConn
+		for _, to := range []agent.Transport{agent.TCP, agent.QUIC, agent.TCP, agent.Auto} {
+			c := l.connected("berlin-1:10250")
+			roundTrip(t, c, []byte("before"))
+			open = append(open, c)
+			n.SetTransport(to)
+			l.await("berlin-1 true")
+			<-time.After(time.Minute + time.Second) // auto takes its time
+			if want := to; n.Carrier() != want && want != agent.Auto || want == agent.Auto && n.Carrier() != agent.QUIC {
+				t.Errorf("%s: carried by %q", to, n.Carrier())
+			}
+			for i, c := range open {
+				roundTrip(t, c, fmt.Append(nil, "still there ", i))
+			}
+		}
+		for _, c := range open {
+			c.Close()
+		}
+		// Where the one that was chosen does not get through, the node keeps what
+		// it has.
+		l.net.BlockUDP(true)
+		n.SetTransport(agent.TCP)
+		l.await("berlin-1 true")
+		n.SetTransport(agent.QUIC)
+		<-time.After(5 * time.Minute)
+		if n.Carrier() != agent.TCP {
+			t.Errorf("carried by %q", n.Carrier())
+		}
+		l.net.BlockUDP(false)
+		l.await("berlin-1 true")
+	})
+}
+
+// The address that a connection was made from leaves the node.
+func TestAddressLeavesUnderTCP(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		var mu sync.Mutex
+		have := []net.Addr{&net.IPNet{IP: edgeAddr.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		n := l.joined("berlin-1", nil, func(c *agent.Config) {
+			c.Transport = agent.TCP
+			c.Addresses = func() ([]net.Addr, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				return have, nil
+			}
+		})
+		n.Poke()
+		<-time.After(time.Second)
+		if n.Carrier() != agent.TCP {
+			t.Fatal("cut although the address is there")
+		}
+		l.net.Cut(edgeAddr, true)
+		mu.Lock()
+		have = nil
+		mu.Unlock()
+		n.Poke()
+		synctest.Wait()
+		if n.Carrier() != "" {
+			t.Error("the session lives on")
+		}
+		l.net.Cut(edgeAddr, false)
+		l.await("berlin-1 true")
+	})
+}
+
+// Strangers who say nothing take places of their own source only, and not for
+// long.
+func TestSilentConnections(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		dial := l.dialStream(netip.MustParseAddr("10.0.9.9"))
+		var closed []time.Duration
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		start := time.Now()
+		for range 100 {
+			c, err := dial(t.Context(), "tcp", gatewayAddr.String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			wg.Go(func() {
+				io.ReadAll(c)
+				mu.Lock()
+				closed = append(closed, time.Since(start))
+				mu.Unlock()
+				c.Close()
+			})
+		}
+		synctest.Wait()
+		mu.Lock()
+		if len(closed) != 100-64 {
+			t.Errorf("%d closed at once", len(closed))
+		}
+		mu.Unlock()
+		n := l.joined("berlin-1", nil, func(c *agent.Config) { c.Transport = agent.TCP })
+		wg.Wait()
+		if d := closed[len(closed)-1]; d != tunnel.TLSTimeout {
+			t.Errorf("closed after %s", d)
+		}
+		n.stop()
+	})
+}
+
+// A joining stranger cannot make the gateway hold more than one stream's window.
+func TestJoinOverTCPHasOneStream(t *testing.T) {
+	inLab(t, func(_ *lab, c *gateway.Config) {
+		c.Enroller = enrollFunc(func(context.Context, enroll.Request, netip.AddrPort) enroll.Response { return enroll.Response{} })
+	}, func(t *testing.T, l *lab) {
+		c, err := l.dialStream(netip.MustParseAddr("10.0.9.9"))(t.Context(), "tcp", gatewayAddr.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		sess, err := tunnel.NewMuxSession(tls.Client(c, &tls.Config{
+			NextProtos: []string{tunnel.JoinALPN}, ServerName: tunnel.ServerName, RootCAs: l.ca.Pool,
+		}), tunnel.MuxOptions{Client: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 10 {
+			st, err := sess.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Write([]byte{0}) // of a length
+			synctest.Wait()
+			if _, err := st.Write([]byte{0}); (err == nil) != (i == 0) {
+				t.Errorf("stream %d: %v", i, err)
+			}
+		}
+		sess.Close(tunnel.CloseNormal, "")
+		<-sess.Gone()
+	})
+}
