@@ -155,6 +155,11 @@ func checkPorts(ctx context.Context, s *Spec, l Layout) error {
 		return fmt.Errorf("the gateway cannot have its UDP port %d: %w. End what holds it (ss -lunp 'sport = %d') and apply again", s.Ports.Gateway, err, s.Ports.Gateway)
 	}
 	_ = pc.Close() // a probe
+	ln, err := lc.Listen(ctx, "tcp", fmt.Sprintf(":%d", s.Ports.Gateway))
+	if err != nil {
+		return fmt.Errorf("the gateway cannot have its TCP port %d: %w. End what holds it (ss -ltnp 'sport = %d') and apply again", s.Ports.Gateway, err, s.Ports.Gateway)
+	}
+	_ = ln.Close() // a probe; nothing was accepted
 	return nil
 }
 

@@ -106,7 +106,7 @@ func (d *daemon) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// gateway starts both of its listeners. The egress socket must exist before the
+// gateway starts its listeners. The egress socket must exist before the
 // apiserver wants to dial; sessions are admitted once the members have synced.
 func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members.Members, *sessions, error) {
 	known, sessions := members.New(), newSessions()
@@ -160,7 +160,12 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 		return nil, nil, nil, fmt.Errorf("listen for operators: %w", err)
 	}
 	g.Go(func() error { return gw.ServeAdmin(ctx, admin) })
+	conns, err := listen.Listen(ctx, "tcp", fmt.Sprintf(":%d", d.spec.Ports.Gateway))
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("listen for nodes on TCP port %d: %w", d.spec.Ports.Gateway, err)
+	}
 	g.Go(func() error { return gw.ServeEgress(ctx, egress) })
+	g.Go(func() error { return gw.ServeTCP(ctx, conns) })
 	g.Go(func() error { return gw.ServePacket(ctx, packets) })
 	g.Go(func() error { // nothing of the gateway may outlive its daemon
 		<-ctx.Done()

@@ -41,10 +41,10 @@ type Ports struct {
 	EtcdPeer          int `json:"etcdPeer"`
 	ControllerManager int `json:"controllerManager"`
 	Scheduler         int `json:"scheduler"`
-	Gateway           int `json:"gateway"` // UDP
+	Gateway           int `json:"gateway"` // UDP and TCP
 }
 
-// All returns every TCP port of the cluster with the name of what uses it.
+// All returns every TCP port that a child has, with the name of the child.
 func (p Ports) All() map[string]int {
 	return map[string]int{
 		"kube-apiserver":          p.API,

@@ -9,16 +9,19 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/signed"
 )
 
-// documents keeps what the cluster's authority signed for the node, in pki/.
+// documents keeps what the agent wants to find again after a restart, in pki/:
+// what the cluster's authority signed for the node, and which networks it met.
 type documents struct{ dir string }
 
 // documentFiles are the names by kind.
 var documentFiles = map[string]string{
 	signed.KindGateways: "gateways.signed",
 	signed.KindPolicy:   "policy.signed",
+	agent.KindNetworks:  "networks.json",
 }
 
 func (d documents) file(kind string) (string, error) {

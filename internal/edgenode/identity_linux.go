@@ -154,7 +154,9 @@ func (n *node) enroll(ctx context.Context, text string) error {
 	if req.HubCSR, err = enroll.HubCSR(n.spec.Name, key); err != nil {
 		return err
 	}
-	resp, err := agent.Enroll(ctx, agent.EnrollConfig{Gateways: n.spec.Gateways, CAPin: token.Pin()}, req)
+	resp, err := agent.Enroll(ctx, agent.EnrollConfig{
+		Gateways: n.spec.Gateways, CAPin: token.Pin(), Proxy: agent.ProxyFromEnvironment(os.Getenv),
+	}, req)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
+	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
 )
@@ -37,9 +37,6 @@ type RunOptions struct {
 	Version string
 	Logger  *slog.Logger
 }
-
-// hubDir below the node's data is where the hub keeps its replica of the API.
-const hubDir = "hub"
 
 // Run directories of the two groups of programs below run/: containerd starts
 // before the node has joined, the others after.
@@ -90,10 +87,6 @@ type node struct {
 	cg      cgroups
 
 	podCIDRs atomic.Pointer[[]netip.Prefix] // nil until known
-	// connected: the tunnel has a session. Whoever sets one of the two looks at
-	// the other after, so that the link learns of it in any order.
-	connected atomic.Bool
-	link      atomic.Pointer[link.Monitor] // of the hub; nil before it is there
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -257,6 +250,10 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(loopback, fmt.Sprint(kubeletPort)))
 		},
 		CA: id.authority, Documents: documents{n.pki("")},
+		// A node's daemon has the environment that its host's service manager gives
+		// it; that of a local node names no proxy, since its gateway is this machine.
+		Proxy:   agent.ProxyFromEnvironment(os.Getenv),
+		Network: n.network,
 		OnState: n.linkChanged,
 		Logger:  n.log.With("part", "agent"),
 	})
@@ -264,14 +261,26 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 		return nil, err
 	}
 	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return n.watcher().Run(ctx, a.Poke) })
 	return a, nil
 }
 
-func (n *node) linkChanged(connected bool, gateway string) {
-	n.connected.Store(connected)
-	if l := n.link.Load(); l != nil {
-		l.Session(connected)
+func (n *node) watcher() netwatch.Watcher {
+	return netwatch.Watcher{Logger: n.log.With("part", "netwatch")}
+}
+
+// network is what the agent remembers a transport by. Without an answer there is
+// one network for all that are not known.
+func (n *node) network() agent.Network {
+	at, err := n.watcher().Current()
+	if err != nil {
+		n.log.Warn("which network this is is not known", "error", err)
+		return agent.Network{}
 	}
+	return agent.Network(at)
+}
+
+func (n *node) linkChanged(connected bool, gateway string) {
 	n.status.update(func(s *Status) {
 		link := LinkConnected
 		if !connected {
@@ -310,15 +319,13 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		LocalCA:            local.ca.Pool(),
 		DialUpstream:       tunnel.DialAPIServer, UpstreamCA: id.ca, UpstreamServerName: apiserverName,
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
-		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
+		KubernetesEndpoint: endpoint, Logger: n.log.With("part", "hub"),
 	})
 	if err != nil {
 		components.Close()
 		pods.Close()
 		return err
 	}
-	n.link.Store(h.Link())
-	h.Link().Session(n.connected.Load())
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })
 	return nil

@@ -64,7 +64,7 @@ type Spec struct {
 
 // LocalPlacement is a node at its pool's local site.
 type LocalPlacement struct {
-	// GatewayPort is where the cluster's gateway listens on this machine (UDP).
+	// GatewayPort is where the cluster's gateway listens on this machine (UDP and TCP).
 	GatewayPort int `json:"gatewayPort"`
 	// Address on the site's LAN and Cloud, this machine's end of the site's
 	// link: `up` finds them out and keeps them in place.json.

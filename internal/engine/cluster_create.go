@@ -102,7 +102,7 @@ func (e *Engine) choose(r *record, others []*record) error {
 		return &Error{Class: Failed, Op: "create cluster", Object: r.ID, Err: fmt.Errorf("read this machine's routes: %w", err)}
 	}
 	var used = slices.Clone(routes[:0])
-	taken := map[string]map[int]bool{"tcp": {}, "udp": {}}
+	taken := map[int]bool{}
 	for _, o := range others {
 		for _, cidrs := range [][]string{o.Spec.Network.PodCIDRs, o.Spec.Network.ServiceCIDRs} {
 			ps, err := parsePrefixes(cidrs)
@@ -113,44 +113,46 @@ func (e *Engine) choose(r *record, others []*record) error {
 		}
 		spec, err := controlplane.LoadSpec(e.dirOf(o))
 		if errors.Is(err, fs.ErrNotExist) {
-			taken["tcp"][o.Spec.API.Port] = true
-			taken["udp"][o.Spec.Gateway.Port] = true
+			taken[o.Spec.API.Port] = true
+			taken[o.Spec.Gateway.Port] = true
 			continue
 		}
 		if err != nil {
 			return &Error{Class: Failed, Op: "read cluster", Object: o.ID, Err: err}
 		}
 		for _, p := range spec.Ports.All() {
-			taken["tcp"][p] = true
+			taken[p] = true
 		}
-		taken["udp"][spec.Ports.Gateway] = true
+		taken[spec.Ports.Gateway] = true
 	}
 	if err := chooseRanges(&r.Spec.Network, routes, used); err != nil {
 		return err
 	}
 	for _, p := range []struct {
-		network, field string
-		port           *int
+		name, field string
+		use         portUse
+		port        *int
 	}{
-		{"tcp", "api.port", &r.Spec.API.Port},
-		{"udp", "gateway.port", &r.Spec.Gateway.Port},
+		{"API port", "api.port", usedByAPI, &r.Spec.API.Port},
+		{"gateway port", "gateway.port", usedByGateway, &r.Spec.Gateway.Port},
 	} {
 		if *p.port == 0 {
-			port, err := choosePort(p.network, portSeed(r.UID), taken[p.network])
+			port, err := choosePort(p.use, portSeed(r.UID), taken)
 			if err != nil {
 				return &Error{Class: Failed, Op: "create cluster", Object: r.ID, Err: err, Next: "Set " + p.field}
 			}
 			*p.port = port
 			continue
 		}
-		if taken[p.network][*p.port] {
-			return &Error{Class: Invalid, Op: "use", Object: fmt.Sprintf("%s port %d", p.network, *p.port), Field: p.field,
-				Err: errors.New("another cluster of this state directory holds it"), Next: "Choose another, or leave it out to have a free one picked"}
+		if taken[*p.port] {
+			return &Error{Class: Invalid, Op: "use", Object: fmt.Sprintf("%s %d", p.name, *p.port), Field: p.field,
+				Err: errors.New("another cluster of this state directory, or its own API, holds it"), Next: "Choose another, or leave it out to have a free one picked"}
 		}
-		if err := portFree(p.network, *p.port); err != nil {
-			return &Error{Class: Invalid, Op: "use", Object: fmt.Sprintf("%s port %d", p.network, *p.port), Field: p.field,
+		if err := portFree(p.use, *p.port); err != nil {
+			return &Error{Class: Invalid, Op: "use", Object: fmt.Sprintf("%s %d", p.name, *p.port), Field: p.field,
 				Err: err, Next: "Choose another, or leave it out to have a free one picked"}
 		}
+		taken[*p.port] = true
 	}
 	return nil
 }
@@ -273,13 +275,13 @@ func (e *Engine) writeControlPlaneSpec(ctx context.Context, r *record, programs 
 	}
 	ports := spec.Ports
 	if ports.EtcdClient == 0 {
-		taken := map[int]bool{r.Spec.API.Port: true}
+		taken := map[int]bool{r.Spec.API.Port: true, r.Spec.Gateway.Port: true}
 		records, err := e.state.list()
 		if err != nil {
 			return err
 		}
 		for _, o := range records {
-			taken[o.Spec.API.Port] = true
+			taken[o.Spec.API.Port], taken[o.Spec.Gateway.Port] = true, true
 			if other, err := controlplane.LoadSpec(e.dirOf(o)); err == nil {
 				for _, p := range other.Ports.All() {
 					taken[p] = true
@@ -289,7 +291,7 @@ func (e *Engine) writeControlPlaneSpec(ctx context.Context, r *record, programs 
 			}
 		}
 		for _, p := range []*int{&ports.EtcdClient, &ports.EtcdPeer, &ports.ControllerManager, &ports.Scheduler} {
-			if *p, err = choosePort("tcp", portSeed(r.UID), taken); err != nil {
+			if *p, err = choosePort(usedByAPI, portSeed(r.UID), taken); err != nil {
 				return err
 			}
 		}

@@ -220,35 +220,56 @@ const (
 	portRangeLast  = 31999
 )
 
+// portUse is where a port has to be free.
+type portUse []portAt
+
+type portAt struct{ network, host string }
+
+var (
+	// usedByAPI is what the control plane's own programs listen on.
+	usedByAPI = portUse{{"tcp", "127.0.0.1"}}
+	// usedByGateway: nodes come over UDP, and over TCP where that is blocked.
+	usedByGateway = portUse{{"udp", ""}, {"tcp", ""}}
+)
+
 // choosePort finds a port that is free now and that no cluster of the state
 // directory remembers. seed spreads clusters of different users.
-func choosePort(network string, seed uint32, taken map[int]bool) (int, error) {
+func choosePort(use portUse, seed uint32, taken map[int]bool) (int, error) {
 	const n = portRangeLast - portRangeFirst + 1
 	for i := range uint32(n) {
 		port := portRangeFirst + int((seed+i)%n)
 		if taken[port] {
 			continue
 		}
-		if portFree(network, port) == nil {
+		if portFree(use, port) == nil {
 			taken[port] = true
 			return port, nil
 		}
 	}
-	return 0, fmt.Errorf("no free %s port between %d and %d", network, portRangeFirst, portRangeLast)
+	return 0, fmt.Errorf("no free port between %d and %d", portRangeFirst, portRangeLast)
 }
 
 // portFree says why a port cannot be bound now, or nil.
-func portFree(network string, port int) error {
+func portFree(use portUse, port int) error {
+	for _, at := range use {
+		if err := bindable(at.network, net.JoinHostPort(at.host, fmt.Sprint(port))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func bindable(network, addr string) error {
 	ctx := context.Background() // a bind never waits
 	var probe net.ListenConfig
 	if network == "udp" {
-		c, err := probe.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", port))
+		c, err := probe.ListenPacket(ctx, network, addr)
 		if err != nil {
 			return err
 		}
 		return c.Close()
 	}
-	l, err := probe.Listen(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	l, err := probe.Listen(ctx, network, addr)
 	if err != nil {
 		return err
 	}

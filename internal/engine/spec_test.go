@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -155,11 +154,11 @@ func TestNextPrefixEndsAtTheLastAddress(t *testing.T) {
 
 func TestChoosePort(t *testing.T) {
 	taken := map[int]bool{}
-	first, err := choosePort("tcp", 7, taken)
+	first, err := choosePort(usedByAPI, 7, taken)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := choosePort("tcp", 7, taken)
+	second, err := choosePort(usedByAPI, 7, taken)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +177,7 @@ func TestChoosePort(t *testing.T) {
 	}
 	defer l.Close()
 	delete(taken, second)
-	got, err := choosePort("tcp", uint32(second-portRangeFirst), taken)
+	got, err := choosePort(usedByAPI, uint32(second-portRangeFirst), taken)
 	if err != nil || got == second {
 		t.Errorf("port %d was chosen although it is in use (%v)", got, err)
 	}
@@ -186,24 +185,37 @@ func TestChoosePort(t *testing.T) {
 	for p := portRangeFirst; p <= portRangeLast; p++ {
 		all[p] = true
 	}
-	if p, err := choosePort("udp", 1, all); err == nil {
+	if p, err := choosePort(usedByGateway, 1, all); err == nil {
 		t.Errorf("port %d chosen although all are taken", p)
 	}
 }
 
-func TestPortFreeNamesThePort(t *testing.T) {
-	c, err := net.ListenPacket("udp", ":0")
+// A gateway needs its port for both, an API for one.
+func TestPortFree(t *testing.T) {
+	u, err := net.ListenPacket("udp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
-	_, text, _ := net.SplitHostPort(c.LocalAddr().String())
-	port, err := strconv.Atoi(text)
+	defer u.Close()
+	l, err := net.Listen("tcp", ":0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if portFree("udp", port) == nil {
-		t.Error("a port in use is called free")
+	defer l.Close()
+	udp, tcp := u.LocalAddr().(*net.UDPAddr).Port, l.Addr().(*net.TCPAddr).Port
+	for _, tc := range []struct {
+		name string
+		err  error
+		free bool
+	}{
+		{"UDP in use, for an API", portFree(usedByAPI, udp), true},
+		{"UDP in use, for a gateway", portFree(usedByGateway, udp), false},
+		{"TCP in use, for an API", portFree(usedByAPI, tcp), false},
+		{"TCP in use, for a gateway", portFree(usedByGateway, tcp), false},
+	} {
+		if (tc.err == nil) != tc.free {
+			t.Errorf("%s: %v", tc.name, tc.err)
+		}
 	}
 }
 

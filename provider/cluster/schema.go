@@ -112,7 +112,7 @@ func gatewayAttribute() schema.Attribute {
 		Attributes: map[string]schema.Attribute{
 			"port": schema.Int64Attribute{
 				Optional: true, Computed: true,
-				MarkdownDescription: "UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.",
+				MarkdownDescription: "Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.",
 				Validators:          []validator.Int64{int64validator.Between(minPort, maxPort)},
 			},
 		},

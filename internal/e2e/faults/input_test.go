@@ -26,6 +26,12 @@ func TestBadInput(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer udp.Close()
+	wide, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer wide.Close()
+	gatewayTCPPort := wide.Addr().(*net.TCPAddr).Port
 	tcpPort, udpPort := tcp.Addr().(*net.TCPAddr).Port, udp.LocalAddr().(*net.UDPAddr).Port
 
 	named := func(name, version, body string) string {
@@ -41,8 +47,9 @@ func TestBadInput(t *testing.T) {
 		{"a pod range that overlaps the service range", named("c", "1.36.3", `network = { pod_cidrs = ["10.90.0.0/16"], service_cidrs = ["10.90.16.0/20"] }`), true, []string{"10.90.16.0/20 overlaps pod range 10.90.0.0/16"}},
 		{"no CIDR", named("c", "1.36.3", `network = { pod_cidrs = ["10.90.0.0"] }`), true, []string{"10.90.0.0", "CIDR"}},
 		{"a range that the machine reaches already", named("c", "1.36.3", `network = { pod_cidrs = ["192.168.0.0/16"] }`), false, []string{"192.168.0.0/16", "overlaps 192.168.1.0/24"}},
-		{"an API port in use", named("c", "1.36.3", fmt.Sprintf("api = { port = %d }", tcpPort)), false, []string{fmt.Sprintf("tcp port %d", tcpPort), "in use"}},
-		{"a gateway port in use", named("c", "1.36.3", fmt.Sprintf("gateway = { port = %d }", udpPort)), false, []string{fmt.Sprintf("udp port %d", udpPort), "in use"}},
+		{"an API port in use", named("c", "1.36.3", fmt.Sprintf("api = { port = %d }", tcpPort)), false, []string{fmt.Sprintf("API port %d", tcpPort), "in use"}},
+		{"a gateway port in use", named("c", "1.36.3", fmt.Sprintf("gateway = { port = %d }", udpPort)), false, []string{fmt.Sprintf("gateway port %d", udpPort), "in use"}},
+		{"a gateway port in use by TCP", named("c", "1.36.3", fmt.Sprintf("gateway = { port = %d }", gatewayTCPPort)), false, []string{fmt.Sprintf("gateway port %d", gatewayTCPPort), "in use"}},
 		{"a bad node name", named("c", "1.36.3", "") + `
 resource "edge_node" "n" {
   cluster_id = edge_cluster.c.id
