@@ -89,13 +89,14 @@ func (a *Agent) recarry(ctx context.Context, s *session) (*session, error) {
 	return next, err
 }
 
-// ping sends one; a session whose control stream does not work any more could
+// ping sends one, past whatever is under way; a session whose control stream does not work any more could
 // not be ended or moved, and is closed.
 func (s *session) ping(n uint64) bool {
 	var p tunnel.Ping
 	for i := range p.Payload {
 		p.Payload[i] = byte(n >> (8 * i))
 	}
+	tunnel.Nudge(s.sess.Session)
 	if err := s.control.Send(p); err != nil {
 		s.sess.Close(tunnel.CloseProtocol, err.Error())
 		return false

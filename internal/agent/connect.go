@@ -54,9 +54,9 @@ type link struct {
 	tunnel.Session
 	transport Transport // QUIC or TCP
 	state     tls.ConnectionState
-	local     netip.Addr                  // of a connection: it lives and dies with it
-	stats     func() uint64               // packets received so far; nil for TCP
-	roam      func(context.Context) error // to another socket; nil for TCP
+	local     netip.Addr                                    // of a connection: it lives and dies with it
+	stats     func() uint64                                 // packets received so far; nil for TCP
+	roam      func(ctx context.Context, nudge func()) error // to another socket; nil for TCP
 	free      func() error
 }
 

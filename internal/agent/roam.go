@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// roamPatience is how long after a change of the network a session is
-	// watched: if something arrives meanwhile, its path works as it is, and
-	// moving it would only make it find out the path's speed anew.
-	roamPatience = 150 * time.Millisecond
+	// roamPatience is how long after a change of the network the session's pings
+	// have to be answered on the socket there is, which is the quicker way where
+	// it works: it has a round trip less and keeps what is known of the path.
+	roamPatience = time.Second
 	// roamTry is how long one attempt to reach the gateway on a new path goes
 	// on. Each sends at once and after 200 ms; quic-go would double that, and a
 	// network that has just come back would wait for the next.
@@ -27,10 +27,10 @@ const (
 )
 
 // roamer moves a QUIC connection to another socket (RFC 9000 section 9). Where
-// the address below changes, a socket of the wildcard address would follow by
-// itself, but the connection would not know: with its congestion window full of
-// what was lost on the way it could send nothing but ever rarer probes. Moving
-// makes it send again at once.
+// the address below changes, a socket of the wildcard address follows by itself.
+// It does not where something on the way remembers the socket: a NAT or a
+// firewall whose entry for it leads to a path that is gone and is kept alive by
+// the very packets that should renew it. Another port gets an entry of its own.
 //
 // It has two sockets and moves from the one to the other and back.
 type roamer struct {
@@ -41,7 +41,7 @@ type roamer struct {
 }
 
 // roam moves the connection as soon as the gateway answers on a new path.
-func (r *roamer) roam(ctx context.Context) error {
+func (r *roamer) roam(ctx context.Context, nudge func()) error {
 	if r.idle == nil {
 		tr, err := r.listen()
 		if err != nil {
@@ -54,6 +54,7 @@ func (r *roamer) roam(ctx context.Context) error {
 		return fmt.Errorf("add path: %w", err)
 	}
 	for {
+		nudge()
 		try, cancel := context.WithTimeout(ctx, roamTry)
 		err = path.Probe(try)
 		cancel()
@@ -110,7 +111,7 @@ func (s *session) roamLoop(ctx context.Context) {
 			continue
 		}
 		tries, cancel := context.WithTimeout(ctx, roamBudget)
-		err := s.sess.roam(tries)
+		err := s.sess.roam(tries, func() { tunnel.Nudge(s.sess.Session) })
 		cancel()
 		switch {
 		case err == nil:

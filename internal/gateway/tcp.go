@@ -55,11 +55,11 @@ func (g *Gateway) serveTCP(ctx context.Context, ln net.Listener) error {
 		case err == nil:
 			delay = 0
 			conns.Go(func() {
-				if sess := g.acceptTCP(ctx, c, conf, from, &conns); sess != nil {
-					// When it has ended it still says why; this waits for that.
-					conns.Go(func() { <-sess.Gone() })
-				}
+				tc := g.acceptTCP(ctx, c, conf, from)
 				<-places
+				if tc != nil {
+					g.serveTLS(ctx, tc, &conns)
+				}
 			})
 			continue
 		case ctx.Err() != nil:
@@ -79,9 +79,8 @@ func (g *Gateway) serveTCP(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// acceptTCP does the handshake of a connection and serves its session, for which
-// group waits. It has returned by the time that a node's session runs.
-func (g *Gateway) acceptTCP(ctx context.Context, c net.Conn, conf *tls.Config, from *sourceCount, group *sync.WaitGroup) *tunnel.MuxSession {
+// acceptTCP does the handshake of a connection; nil if that is none of ours.
+func (g *Gateway) acceptTCP(ctx context.Context, c net.Conn, conf *tls.Config, from *sourceCount) *tls.Conn {
 	remote := tunnel.AddrPort(c.RemoteAddr())
 	// As with QUIC, where more handshakes come than can be done, those that are
 	// too many are refused before any work is done for them.
@@ -89,24 +88,31 @@ func (g *Gateway) acceptTCP(ctx context.Context, c net.Conn, conf *tls.Config, f
 		_ = c.Close() // nothing was said on it
 		return nil
 	}
+	defer from.remove(remote.Addr())
 	tc, err := handshakeTCP(ctx, c, conf)
-	from.remove(remote.Addr())
 	if err != nil {
 		// As common as port scanners; QUIC's are not logged either.
 		g.cfg.Logger.Debug("TLS handshake", "remote", remote, "error", err)
 		return nil
 	}
+	return tc
+}
+
+// serveTLS makes a session of a connection and serves it, in goroutines that
+// group counts. It has returned by the time that a node's session runs.
+func (g *Gateway) serveTLS(ctx context.Context, tc *tls.Conn, group *sync.WaitGroup) {
 	opts := tunnel.MuxOptions{Budget: g.budget}
 	if tc.ConnectionState().NegotiatedProtocol == tunnel.JoinALPN {
 		opts.Streams = joinStreams
 	}
 	sess, err := tunnel.NewMuxSession(tc, opts)
 	if err != nil {
-		g.cfg.Logger.Warn("session over TCP", "remote", remote, "error", err)
-		return nil
+		g.cfg.Logger.Warn("session over TCP", "remote", tunnel.AddrPort(tc.RemoteAddr()), "error", err)
+		return
 	}
+	// A session that has ended still says why; this waits for that.
+	group.Go(func() { <-sess.Gone() })
 	g.serveSession(ctx, sess, tc.ConnectionState(), group)
-	return sess
 }
 
 // handshakeTCP makes a TLS connection of c, or closes it.

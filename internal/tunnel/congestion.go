@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -65,21 +66,28 @@ func (c Congestion) Set(conf *quic.Config) error {
 type algorithm struct {
 	c *congestion.Controller
 	n quichook.Counters
+	// nudges is how many packets may be sent beside the controller; see Nudge.
+	nudges *atomic.Int32
 }
 
-func newAlgorithm(n quichook.Counters) quichook.Algorithm {
-	a := &algorithm{c: congestion.New(packetSize), n: n}
+func newAlgorithm(n quichook.Counters, nudges *atomic.Int32) quichook.Algorithm {
+	a := &algorithm{c: congestion.New(packetSize), n: n, nudges: nudges}
 	a.publish()
 	return a
 }
 
 func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
 
-func (a *algorithm) CanSend(inFlight int64) bool { return a.c.CanSend(inFlight) }
-func (a *algorithm) GetCongestionWindow() int64  { return a.c.Window() }
-func (a *algorithm) HasPacingBudget(now int64) bool {
-	return a.c.HasBudget(time.Duration(now))
+func (a *algorithm) CanSend(inFlight int64) bool {
+	return a.c.CanSend(inFlight) || a.nudges.Load() > 0
 }
+
+func (a *algorithm) GetCongestionWindow() int64 { return a.c.Window() }
+
+func (a *algorithm) HasPacingBudget(now int64) bool {
+	return a.c.HasBudget(time.Duration(now)) || a.nudges.Load() > 0
+}
+
 func (a *algorithm) TimeUntilSend(int64) int64 { return int64(a.c.Next()) }
 func (a *algorithm) InRecovery() bool          { return false }
 func (a *algorithm) InSlowStart() bool         { return a.c.InStartup() }
@@ -89,6 +97,24 @@ func (a *algorithm) MaybeExitSlowStart() {}
 
 func (a *algorithm) OnPacketSent(sent, inFlight, number, bytes int64, tracked bool) {
 	a.c.OnSent(time.Duration(sent), inFlight, number, bytes, tracked)
+	if n := a.nudges.Load(); tracked && n > 0 {
+		a.nudges.CompareAndSwap(n, n-1) // or it was given anew, which is as well
+	}
+}
+
+// nudgePackets is what one Nudge lets through: a probe of a path, and a message
+// of the control stream.
+const nudgePackets = 2
+
+// Nudge lets the next packets of a session go out even if the window is full.
+// After an outage all that it is full of is lost, and a sender that waits for the
+// acknowledgement of that has only its own probes, which come ever later. Call it
+// before sending what should find out whether the path works. Without effect on
+// a session whose congestion control is not ours.
+func Nudge(s Session) {
+	if q, ok := s.(*quicSession); ok {
+		q.nudges.Store(nudgePackets)
+	}
 }
 
 func (a *algorithm) OnPacketAcked(number, bytes, inFlight, now int64) {
@@ -112,8 +138,8 @@ func (a *algorithm) SetMaxDatagramSize(size int64) { a.c.SetDatagramSize(size) }
 
 // installCongestion gives c the algorithm that its configuration names. The
 // channel is closed when priorities may be set; see quichook.Install.
-func installCongestion(c *quic.Conn) (ready <-chan struct{}, in Congestion) {
-	ready, err := quichook.Install(c, newAlgorithm)
+func installCongestion(c *quic.Conn, nudges *atomic.Int32) (ready <-chan struct{}, in Congestion) {
+	ready, err := quichook.Install(c, func(n quichook.Counters) quichook.Algorithm { return newAlgorithm(n, nudges) })
 	if err != nil {
 		// Made for Reno, or by a quic-go in which the hook does not find its way
 		// (a test fails then). Reno is slow on bad lines and otherwise right.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -50,7 +51,7 @@ const maxReason = 256
 // NewQUICSession makes a Session of a connection whose handshake is complete.
 func NewQUICSession(c *quic.Conn) Session {
 	s := &quicSession{c: c}
-	s.ready, s.congestion = installCongestion(c)
+	s.ready, s.congestion = installCongestion(c, &s.nudges)
 	return s
 }
 
@@ -58,6 +59,7 @@ type quicSession struct {
 	c          *quic.Conn
 	ready      <-chan struct{} // closed when priorities may be set
 	congestion Congestion
+	nudges     atomic.Int32 // see Nudge
 }
 
 func (s *quicSession) Open() (Stream, error) {
