@@ -45,10 +45,9 @@ var ErrNoHook = errors.New("connection was made without the hook's tracer")
 func Tracer(context.Context, bool, quic.ConnectionID) qlogwriter.Trace { return &recorder{} }
 
 // Install gives c what algorithm returns: one at once, and another after each
-// migration to a new path.
-// It returns at once; installed is closed when it is done, which is with the
-// next packet that is sent or received. Until then nobody may call SetPriority
-// on a stream of c, or AddPath.
+// migration to a new path. It returns at once; installed is closed when it is
+// done, which is with the next packet that is sent or received. Until then
+// nobody may call SetPriority on a stream of c, or AddPath.
 //
 // An error means that c keeps quic-go's own controller.
 func Install(c *quic.Conn, algorithm func(Counters) Algorithm) (installed <-chan struct{}, err error) {

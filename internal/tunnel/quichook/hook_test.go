@@ -18,7 +18,7 @@ import (
 
 // fixed is an algorithm with a window that never changes.
 type fixed struct {
-	window, now              int64
+	window                   int64
 	sent, acked, lost, sizes atomic.Int64
 }
 

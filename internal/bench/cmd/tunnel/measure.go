@@ -131,10 +131,17 @@ func each[T any](ctx context.Context, w *world, subjects []subject, l line, f fu
 			places <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-places }()
-				errs[i] = w.with(ctx, subjects[i], uint64(seed+1), l, func(ctx context.Context, b *bed, d dialer) (err error) {
-					out[i][seed], err = f(ctx, b, d)
-					return err
-				})
+				once := func() error {
+					return w.with(ctx, subjects[i], uint64(seed+1), l, func(ctx context.Context, b *bed, d dialer) (err error) {
+						out[i][seed], err = f(ctx, b, d)
+						return err
+					})
+				}
+				if errs[i] = once(); errs[i] != nil && ctx.Err() == nil {
+					// Peers lose their connection on such lines now and then.
+					w.say("again, because it failed: %v", errs[i])
+					errs[i] = once()
+				}
 			})
 		}
 		wg.Wait()

@@ -41,7 +41,6 @@ type world struct {
 	self string // this program
 	dir  string // temporary
 	pki  string
-	beds int
 }
 
 func (w *world) say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
