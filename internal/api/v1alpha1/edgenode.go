@@ -15,6 +15,8 @@ import (
 // +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
 // +kubebuilder:printcolumn:name="Connected",type=boolean,JSONPath=`.status.connected`
+// +kubebuilder:printcolumn:name="Cut",type=date,JSONPath=`.status.cutSince`
+// +kubebuilder:printcolumn:name="Autonomy",type=string,JSONPath=`.status.conditions[?(@.type=="NodeAutonomy")].reason`
 // +kubebuilder:printcolumn:name="Arch",type=string,JSONPath=`.status.architecture`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type EdgeNode struct {
@@ -88,11 +90,16 @@ type EdgeNodeStatus struct {
 	Connected bool `json:"connected"`
 	// LastConnected is when the session was last seen to begin or end.
 	LastConnected *metav1.Time `json:"lastConnected,omitempty"`
+	// CutSince is when the last session of a node ended that is cut off now: one
+	// of which no gateway has held a session for 20 s. A cut node may well be
+	// alive. Not there: the node is not cut.
+	CutSince *metav1.Time `json:"cutSince,omitempty"`
 	// Architecture, KubeletVersion and EngineVersion as the node reports them.
 	Architecture   string `json:"architecture,omitempty"`
 	KubeletVersion string `json:"kubeletVersion,omitempty"`
 	EngineVersion  string `json:"engineVersion,omitempty"`
-	// Conditions of the node: Enrolled, Placed, Ready, Connected, Drained.
+	// Conditions of the node: Enrolled, Placed, Ready, Connected, Cut,
+	// NodeAutonomy, Drained.
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
@@ -104,7 +111,23 @@ const (
 	ConditionPlaced    = "Placed"
 	ConditionReady     = "Ready"
 	ConditionConnected = "Connected"
-	ConditionDrained   = "Drained"
+	// ConditionCut is True while the node is cut off; its reason says whether
+	// the pool's autonomy goes on (LinkLost) or has ended (DurationOver).
+	ConditionCut = "Cut"
+	// ConditionAutonomy says whether the node, as it says itself, would go on
+	// through a cut and a reboot in it. The same condition is on the Node.
+	ConditionAutonomy = "NodeAutonomy"
+	ConditionDrained  = "Drained"
+)
+
+// Reasons of the condition NodeAutonomy. The node gives those of False.
+const (
+	ReasonAutonomous      = "Autonomous"
+	ReasonNotReported     = "NotReported"
+	ReasonCacheIncomplete = "CacheIncomplete"
+	ReasonDiskError       = "DiskError"
+	ReasonClockUnset      = "ClockUnset"
+	ReasonCertExpiring    = "CertExpiring"
 )
 
 // EdgeNodeList is a list of nodes.

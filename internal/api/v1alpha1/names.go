@@ -15,6 +15,8 @@ const (
 	// PoolLabel on a Node names the pool it belongs to. Only the node
 	// controller writes it, from the enrolment record.
 	PoolLabel = "edgewright.dev/pool"
+	// CutLabel on a Node says that it is cut off: "true", or it is not there.
+	CutLabel = "edgewright.dev/cut"
 	// UnitDeploymentLabel on a Deployment, Service or Pod names the
 	// UnitDeployment that made it.
 	UnitDeploymentLabel = "edgewright.dev/unit-deployment"
@@ -40,6 +42,12 @@ const (
 	// of gateways (package tunnel/signed), where there is more than one.
 	GatewaysConfigMap = "gateways"
 	GatewaysKey       = "gateways.signed"
+	// PlacesConfigMap in SystemNamespace tells the admission policies what only
+	// lands on edge nodes, and how; see internal/controllers.
+	PlacesConfigMap = "edge-places"
+	// KeptReadyConfigMap in SystemNamespace names the nodes whose pods stay
+	// Ready although the node is cut off.
+	KeptReadyConfigMap = "edge-kept-ready"
 	// ClusterConfigMap in SystemNamespace keeps the declared cluster spec.
 	ClusterConfigMap = "cluster"
 )

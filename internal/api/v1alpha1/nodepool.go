@@ -37,7 +37,36 @@ type NodePoolSpec struct {
 	// Taints are put on every node of the pool.
 	// +listType=atomic
 	Taints []corev1.Taint `json:"taints,omitempty"`
+	// Autonomy says what becomes of the pods of nodes that are cut off. It
+	// counts for pools of type edge.
+	Autonomy *AutonomySpec `json:"autonomy,omitempty"`
 }
+
+// AutonomySpec is what a pool's pods may rely on while its link is cut.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.duration) || duration(self.duration) > duration('0s')",message="duration must be longer than nothing; leave it out for a cut of any length"
+type AutonomySpec struct {
+	// Duration is how long a node may be cut off before its pods are deleted,
+	// so that others can take their place. Pods of DaemonSets and the node's own
+	// stay. Without it they stay for a cut of any length.
+	Duration *metav1.Duration `json:"duration,omitempty"`
+	// ImagePullPolicy says what becomes of pull policies "Always" of pods that
+	// can only land on edge nodes, when they are created: IfNotPresent, so that
+	// a container can be started again without its registry, or AsDeclared.
+	// +kubebuilder:default=IfNotPresent
+	ImagePullPolicy PullPolicy `json:"imagePullPolicy,omitempty"`
+}
+
+// PullPolicy is IfNotPresent or AsDeclared.
+//
+// +kubebuilder:validation:Enum=IfNotPresent;AsDeclared
+type PullPolicy string
+
+// The pull policies of a pool.
+const (
+	PullIfNotPresent PullPolicy = "IfNotPresent"
+	PullAsDeclared   PullPolicy = "AsDeclared"
+)
 
 // PoolType is edge or cloud.
 type PoolType string
@@ -60,7 +89,7 @@ type NodePoolStatus struct {
 	// +optional
 	// +kubebuilder:default=0
 	ReadyNodes int32 `json:"readyNodes"`
-	// CutNodes counts the joined ones that hold no tunnel session.
+	// CutNodes counts the joined ones that are cut off.
 	// +optional
 	// +kubebuilder:default=0
 	CutNodes int32 `json:"cutNodes"`
