@@ -11,6 +11,13 @@
 //	UnitDeployment                units         a Deployment per pool, one Service, status per unit
 //	Secret (join token)           tokens        removes expired ones
 //	EdgeNode, Node                policies      what may be dialled through a node, signed
+//	NodePool, EdgeNode            places        ConfigMap edge-places, for the policy edge-only-pods
+//	EdgeNode                      kept          ConfigMap edge-kept-ready, for the policy of that name
+//	Pod                           tolerations   for ever, where edge-only-pods did not see it
+//
+// A cut (cut.go, kept_controller.go, manifests/policy-pods.yaml) is no crash: pods
+// that only land on edge nodes tolerate outages for ever, and only the end of their
+// pool's autonomy deletes them.
 //
 // All of them run as edge:controllers with the rights in manifests/, against
 // one apiserver, in one process; nothing here is a webhook, so that nothing here

@@ -4,6 +4,7 @@ package controllers_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -40,6 +41,7 @@ type world struct {
 	admin     client.WithWatch
 	kube      kubernetes.Interface
 	sessions  *fakeSessions
+	reports   *controllers.ReportBoard
 	kicks     *kickLog
 	tokens    *enroll.Store
 	service   *enroll.Service
@@ -47,6 +49,7 @@ type world struct {
 	// controllers is the identity they run as; ended is closed when they have,
 	// with runErr.
 	controllers *rest.Config
+	gateway     *rest.Config // edge:gateway
 	logger      *slog.Logger
 	cancel      context.CancelFunc
 	ended       chan struct{}
@@ -54,6 +57,16 @@ type world struct {
 }
 
 var shared *world
+
+// monitored is a second control plane, with the controllers of Kubernetes that
+// judge nodes and evict pods, made short; the shared one has nodes that no
+// kubelet speaks for. It is started by the first test that asks for it.
+var monitored struct {
+	once  sync.Once
+	world *world
+	err   error
+	stop  func() error
+}
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -68,32 +81,41 @@ func runMain(m *testing.M) (code int) {
 		fmt.Fprintln(os.Stderr, "controllers_test:", err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "edge-controllers-")
+	w, stop, err := startWorld(apitest.Options{})
 	if err != nil {
 		return fail(err)
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	server, err := apitest.Start(ctx, dir)
-	if err != nil {
-		return fail(err)
-	}
-	defer func() {
-		if err := server.Stop(); err != nil {
-			code = fail(err)
-		}
-	}()
-	w, err := newWorld(ctx, server)
-	if err != nil {
-		return fail(fmt.Errorf("%w (apiserver: %v)", err, server.Ready(ctx)))
 	}
 	shared = w
 	code = m.Run()
-	if err := w.stopControllers(); err != nil {
+	if err := stop(); err != nil {
 		code = fail(err)
 	}
+	if monitored.stop != nil {
+		if err := monitored.stop(); err != nil {
+			code = fail(err)
+		}
+	}
 	return code
+}
+
+// startWorld starts a control plane and the controllers; stop ends both.
+func startWorld(opts apitest.Options) (w *world, stop func() error, err error) {
+	dir, err := os.MkdirTemp("", "edge-controllers-")
+	if err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	clean := func() error { cancel(); return os.RemoveAll(dir) }
+	server, err := apitest.StartWith(ctx, dir, opts)
+	if err != nil {
+		return nil, nil, errors.Join(err, clean())
+	}
+	w, err = newWorld(ctx, server)
+	if err != nil {
+		err = fmt.Errorf("%w (apiserver: %v)", err, server.Ready(ctx))
+		return nil, nil, errors.Join(err, server.Stop(), clean())
+	}
+	return w, func() error { return errors.Join(w.stopControllers(), server.Stop(), clean()) }, nil
 }
 
 func newWorld(ctx context.Context, server *apitest.Server) (*world, error) {
@@ -101,7 +123,7 @@ func newWorld(ctx context.Context, server *apitest.Server) (*world, error) {
 	if testing.Verbose() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	w := &world{server: server, sessions: newFakeSessions(), kicks: &kickLog{}, clock: &offsetClock{}}
+	w := &world{server: server, sessions: newFakeSessions(), reports: controllers.NewReportBoard(), kicks: &kickLog{}, clock: &offsetClock{}}
 	var err error
 	if w.adminConf, err = server.Admin(); err != nil {
 		return nil, err
@@ -129,6 +151,7 @@ func newWorld(ctx context.Context, server *apitest.Server) (*world, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.gateway = gateway
 	w.service, err = enroll.NewService(enroll.ServiceConfig{
 		RESTConfig: gateway, Logger: logger,
 		Cluster: enroll.Cluster{ID: "local/test-00000001", Name: "test", CACertificate: string(server.CA.PEM())},
@@ -151,7 +174,7 @@ func (w *world) run() {
 	go func() {
 		defer close(w.ended)
 		w.runErr = controllers.Run(ctx, controllers.Config{
-			RESTConfig: w.controllers, Sessions: w.sessions, Kick: w.kicks.kick, Logger: w.logger, Clock: w.clock,
+			RESTConfig: w.controllers, Sessions: w.sessions, Reports: w.reports, Kick: w.kicks.kick, Logger: w.logger, Clock: w.clock,
 			Authority: w.server.CA,
 		})
 	}()

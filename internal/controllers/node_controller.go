@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -45,11 +46,16 @@ type nodeReconciler struct {
 	clock    clock.PassiveClock
 	sessions Sessions
 	kick     func(node, reason string)
+	reports  Reports
 	started  time.Time
+	// marks bounds how often nodes are marked as cut or as back.
+	marks *rate.Limiter
 
 	mu sync.Mutex
 	// keys is each node's key when last seen; guarded by mu.
 	keys map[string]string
+	// met is which nodes this process has seen connected; guarded by mu.
+	met map[string]struct{}
 }
 
 func (r *nodeReconciler) setup(mgr ctrl.Manager) error {
@@ -66,6 +72,7 @@ func (r *nodeReconciler) setup(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodePool{}, handler.EnqueueRequestsFromMapFunc(r.nodesOfPool), builder.WithPredicates(predicate.GenerationChangedPredicate{})).
 		Watches(&rbacv1.ClusterRoleBinding{}, byNodeLabel).
 		WatchesRawSource(source.Func(r.followSessions)).
+		WatchesRawSource(source.Func(r.followReports)).
 		WithOptions(options(joinConcurrency)).
 		Complete(quiet(r))
 }
@@ -73,6 +80,17 @@ func (r *nodeReconciler) setup(mgr ctrl.Manager) error {
 // followSessions queues a node whose session began or ended.
 func (r *nodeReconciler) followSessions(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	changes := r.sessions.Subscribe(ctx)
+	go func() {
+		for name := range changes {
+			queue.Add(reconcile.Request{NamespacedName: client.ObjectKey{Name: name}})
+		}
+	}()
+	return nil
+}
+
+// followReports queues a node that says something new of itself.
+func (r *nodeReconciler) followReports(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	changes := r.reports.Subscribe(ctx)
 	go func() {
 		for name := range changes {
 			queue.Add(reconcile.Request{NamespacedName: client.ObjectKey{Name: name}})
@@ -128,6 +146,7 @@ type nodeView struct {
 	foreign bool
 
 	connected bool
+	cut       bool
 	// again is when to look once more without an event; zero for never.
 	again time.Duration
 }
@@ -149,10 +168,17 @@ func (r *nodeReconciler) Reconcile(ctx context.Context, request reconcile.Reques
 			return reconcile.Result{}, fmt.Errorf("hold node %s: %w", view.edge.Name, client.IgnoreNotFound(err))
 		}
 	}
+	before := view.edge.DeepCopy()
 	bindErr := r.bindHub(ctx, view.edge)
+	r.observeSession(view)
+	r.observeCut(view)
+	r.observeAutonomy(view)
+	endErr := r.endAutonomy(ctx, view)
 	outcome, placeErr := r.place(ctx, view)
-	statusErr := r.writeStatus(ctx, view, outcome)
-	return reconcile.Result{RequeueAfter: view.again}, errors.Join(bindErr, placeErr, statusErr)
+	conditionErr := r.writeNodeCondition(ctx, view)
+	r.observe(view, outcome)
+	statusErr := r.patchStatus(ctx, view.edge, before)
+	return reconcile.Result{RequeueAfter: view.again}, errors.Join(bindErr, endErr, placeErr, conditionErr, statusErr)
 }
 
 // view reads what is known of a node; nil without an error means that it is
@@ -180,6 +206,11 @@ func (r *nodeReconciler) view(ctx context.Context, name string) (*nodeView, erro
 		view.node, view.foreign = nil, true
 	}
 	view.connected = r.sessions.Connected(name)
+	if view.connected {
+		r.mu.Lock()
+		r.met[name] = struct{}{}
+		r.mu.Unlock()
+	}
 	if !view.connected && view.edge.Status.Connected {
 		if left := sessionsGrace - r.clock.Since(r.started); left > 0 {
 			view.connected, view.again = true, left
@@ -241,6 +272,7 @@ func (r *nodeReconciler) dropReplacedKey(edge *v1alpha1.EdgeNode) {
 func (r *nodeReconciler) forgetKey(name string) {
 	r.mu.Lock()
 	delete(r.keys, name)
+	delete(r.met, name)
 	r.mu.Unlock()
 }
 
@@ -302,7 +334,12 @@ func (r *nodeReconciler) place(ctx context.Context, view *nodeView) (metav1.Cond
 		return outcome, nil
 	}
 	before := view.node.DeepCopy()
-	if err := applyPlacement(view.node, desiredPlacement(view.pool, view.edge)); err != nil {
+	want := desiredPlacement(view.pool, view.edge)
+	delete(want.labels, v1alpha1.CutLabel)
+	if view.cut {
+		want.labels[v1alpha1.CutLabel] = "true"
+	}
+	if err := applyPlacement(view.node, want); err != nil {
 		return outcome, err
 	}
 	if !equality.Semantic.DeepEqual(before, view.node) {

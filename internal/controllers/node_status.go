@@ -12,14 +12,8 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 )
 
-// writeStatus writes what was seen. The patch names only what this controller
+// patchStatus writes what was seen. The patch names only what this controller
 // observes, never the key, which the enrolment writes at the same time.
-func (r *nodeReconciler) writeStatus(ctx context.Context, view *nodeView, placed metav1.Condition) error {
-	before := view.edge.DeepCopy()
-	r.observe(view, placed)
-	return r.patchStatus(ctx, view.edge, before)
-}
-
 func (r *nodeReconciler) patchStatus(ctx context.Context, edge, before *v1alpha1.EdgeNode) error {
 	if equality.Semantic.DeepEqual(before.Status, edge.Status) {
 		return nil
@@ -34,7 +28,6 @@ func (r *nodeReconciler) patchStatus(ctx context.Context, edge, before *v1alpha1
 func (r *nodeReconciler) observe(view *nodeView, placed metav1.Condition) {
 	status := &view.edge.Status
 	status.ObservedGeneration = view.edge.Generation
-	r.observeSession(view)
 
 	enrolled := metav1.Condition{Type: v1alpha1.ConditionEnrolled, Status: metav1.ConditionFalse,
 		Reason: "NoKey", Message: "no device has joined under this name yet"}
@@ -77,8 +70,12 @@ func (r *nodeReconciler) observeSession(view *nodeView) {
 	status := &view.edge.Status
 	if status.Connected != view.connected {
 		status.Connected = view.connected
-		now := metav1.NewTime(r.clock.Now())
-		status.LastConnected = &now
+		at := metav1.NewTime(r.clock.Now())
+		if !view.connected && !r.hasMet(view.edge.Name) {
+			// It has not come back to this process at all.
+			at = metav1.NewTime(r.started)
+		}
+		status.LastConnected = &at
 	}
 	connected := metav1.Condition{Type: v1alpha1.ConditionConnected, Status: metav1.ConditionFalse,
 		Reason: "NoSession", Message: "no gateway holds a session of the node"}
@@ -86,6 +83,13 @@ func (r *nodeReconciler) observeSession(view *nodeView) {
 		connected.Status, connected.Reason, connected.Message = metav1.ConditionTrue, "Session", "a gateway holds a session of the node"
 	}
 	r.setConditions(view.edge, connected)
+}
+
+func (r *nodeReconciler) hasMet(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, met := r.met[node]
+	return met
 }
 
 func (r *nodeReconciler) setConditions(edge *v1alpha1.EdgeNode, conditions ...metav1.Condition) {

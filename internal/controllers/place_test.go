@@ -161,7 +161,11 @@ func TestPoolStatusOf(t *testing.T) {
 		}
 	}
 	edge := func(name, key string, connected bool) v1alpha1.EdgeNode {
-		return v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.EdgeNodeStatus{Key: key, Connected: connected}}
+		edge := v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.EdgeNodeStatus{Key: key, Connected: connected}}
+		if key != "" && !connected {
+			edge.Status.CutSince = &metav1.Time{Time: time.Unix(1e9, 0)}
+		}
+		return edge
 	}
 	unplaced := node("e", "p", corev1.ConditionTrue)
 	unplaced.Spec.Taints = []corev1.Taint{taint(v1alpha1.UnplacedTaint, "", corev1.TaintEffectNoSchedule)}

@@ -130,7 +130,7 @@ func poolStatus(pool *v1alpha1.NodePool, edges []v1alpha1.EdgeNode, nodes map[st
 	}
 	for i := range edges {
 		edge := &edges[i]
-		if edge.Status.Key != "" && !edge.Status.Connected {
+		if edge.Status.CutSince != nil {
 			status.CutNodes++
 		}
 		node := nodes[edge.Name]

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"golang.org/x/time/rate"
 	appsv1 "k8s.io/api/apps/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -70,6 +71,8 @@ type Config struct {
 	RESTConfig *rest.Config
 	// Sessions is the gateway's view of who is connected.
 	Sessions Sessions
+	// Reports is what nodes say of themselves; nil: they are not heard.
+	Reports Reports
 	// Kick ends the session of a node, if there is one, and tells it why. It
 	// must not block for long; it may be called again for a node without one.
 	Kick func(node, reason string)
@@ -90,6 +93,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	if cfg.Clock == nil {
 		cfg.Clock = clock.RealClock{}
+	}
+	if cfg.Reports == nil {
+		cfg.Reports = NewReportBoard()
 	}
 	// The library has one logger for code that was given none.
 	logger := logr.FromSlogHandler(cfg.Logger.Handler())
@@ -142,6 +148,7 @@ func staticMapper(*rest.Config, *http.Client) (meta.RESTMapper, error) {
 		{corev1.SchemeGroupVersion.WithKind("Node"), meta.RESTScopeRoot},
 		{corev1.SchemeGroupVersion.WithKind("Pod"), meta.RESTScopeNamespace},
 		{corev1.SchemeGroupVersion.WithKind("Secret"), meta.RESTScopeNamespace},
+		{corev1.SchemeGroupVersion.WithKind("ConfigMap"), meta.RESTScopeNamespace},
 		{corev1.SchemeGroupVersion.WithKind("Service"), meta.RESTScopeNamespace},
 		{corev1.SchemeGroupVersion.WithKind("Event"), meta.RESTScopeNamespace},
 		{appsv1.SchemeGroupVersion.WithKind("Deployment"), meta.RESTScopeNamespace},
@@ -194,16 +201,24 @@ func newManager(ctx context.Context, cfg Config, logger logr.Logger) (ctrl.Manag
 	if err := addIndexes(ctx, manager); err != nil {
 		return nil, err
 	}
+	pods, err := newPodCache(manager)
+	if err != nil {
+		return nil, err
+	}
 	kube, live := manager.GetClient(), manager.GetAPIReader()
 	reconcilers := []interface{ setup(ctrl.Manager) error }{
 		&certificateReconciler{client: kube, live: live, log: cfg.Logger},
 		&nodeReconciler{
 			client: kube, live: live, log: cfg.Logger, clock: cfg.Clock,
-			sessions: cfg.Sessions, kick: cfg.Kick, started: cfg.Clock.Now(), keys: map[string]string{},
+			sessions: cfg.Sessions, reports: cfg.Reports, kick: cfg.Kick, started: cfg.Clock.Now(),
+			marks: rate.NewLimiter(cutMarksRate, cutMarksBurst), keys: map[string]string{}, met: map[string]struct{}{},
 		},
 		&poolReconciler{client: kube, log: cfg.Logger, clock: cfg.Clock},
 		&unitReconciler{client: kube, live: live, log: cfg.Logger, clock: cfg.Clock, applied: newAppliedCache()},
 		&tokenReconciler{client: kube, log: cfg.Logger, clock: cfg.Clock},
+		&placesReconciler{client: kube, log: cfg.Logger, clock: cfg.Clock},
+		&keptReconciler{client: kube, live: live, log: cfg.Logger, clock: cfg.Clock, sessions: cfg.Sessions},
+		&tolerationReconciler{client: kube, live: live, pods: pods, log: cfg.Logger},
 	}
 	if cfg.Authority != nil {
 		reconcilers = append(reconcilers, &policyReconciler{client: kube, authority: cfg.Authority, clock: cfg.Clock})

@@ -109,7 +109,11 @@ func (d *daemon) run(ctx context.Context) error {
 // gateway starts its listeners. The egress socket must exist before the
 // apiserver wants to dial; sessions are admitted once the members have synced.
 func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credentials) (*gateway.Gateway, *members.Members, *sessions, error) {
-	known, sessions := members.New(), newSessions()
+	known := members.New()
+	sessions, err := newSessions(creds.config(d.spec, gatewayUser), d.logger)
+	if err != nil {
+		return nil, nil, nil, err
+	}
 	enroller, err := newEnroller(d.spec, creds, d.logger)
 	if err != nil {
 		return nil, nil, nil, err
@@ -133,7 +137,7 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 		Routes:    known,
 		Service:   known.Service,
 		DialLocal: members.Outside(ranges),
-		OnSession: sessions.set,
+		OnSession: sessions.set, OnHeartbeat: sessions.heartbeat,
 		Logger:    d.logger,
 	})
 	if err != nil {
@@ -201,11 +205,13 @@ func (d *daemon) bringUp(ctx context.Context, g *errgroup.Group, sup *supervise.
 		return fmt.Errorf("install the cluster's own objects: %w", err)
 	}
 	d.enter("controllers and gateway")
+	g.Go(func() error { return sessions.leases.Run(ctx) })
 	g.Go(func() error { return known.Run(ctx, creds.config(d.spec, gatewayUser)) })
 	g.Go(func() error {
 		return controllers.Run(ctx, controllers.Config{
 			RESTConfig: creds.config(d.spec, controllersUser),
 			Sessions:   sessions,
+			Reports:    sessions.reports,
 			Kick:       func(node, reason string) { gw.Kick(node, reason) },
 			Authority:  creds.ca,
 			Logger:     d.logger,

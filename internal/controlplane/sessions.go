@@ -3,16 +3,22 @@
 package controlplane
 
 import (
+	"log/slog"
 	"sync"
 	"time"
 
+	"k8s.io/client-go/rest"
+
 	"github.com/edgewright/terraform-provider-edge/internal/controllers"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
-// sessions passes on which nodes hold a tunnel session, from the gateway to the
-// controllers. Subscribe is the notifier's.
+// sessions passes on which nodes hold a tunnel session and what they say on it,
+// from the gateway to the controllers. Subscribe is the notifier's.
 type sessions struct {
 	*controllers.Notifier
+	reports *controllers.ReportBoard
+	leases  *controllers.LeaseKeeper
 
 	mu        sync.Mutex // guards connected
 	connected map[string]bool
@@ -20,8 +26,15 @@ type sessions struct {
 
 var _ controllers.Sessions = (*sessions)(nil)
 
-func newSessions() *sessions {
-	return &sessions{Notifier: controllers.NewNotifier(), connected: map[string]bool{}}
+// newSessions takes the configuration of the identity edge:gateway.
+func newSessions(gateway *rest.Config, logger *slog.Logger) (*sessions, error) {
+	leases, err := controllers.NewLeaseKeeper(controllers.LeaseKeeperConfig{RESTConfig: gateway, Logger: logger})
+	if err != nil {
+		return nil, err
+	}
+	return &sessions{
+		Notifier: controllers.NewNotifier(), reports: controllers.NewReportBoard(), leases: leases, connected: map[string]bool{},
+	}, nil
 }
 
 // set is the gateway's OnSession.
@@ -31,9 +44,16 @@ func (s *sessions) set(node string, connected bool, _ time.Time) {
 		s.connected[node] = true
 	} else {
 		delete(s.connected, node)
+		s.leases.Forget(node)
 	}
 	s.mu.Unlock()
 	s.Notify(node)
+}
+
+// heartbeat is the gateway's OnHeartbeat.
+func (s *sessions) heartbeat(node string, beat tunnel.Heartbeat) {
+	s.leases.Beat(node, beat)
+	s.reports.Set(node, beat)
 }
 
 // Connected says whether a gateway holds a session of the node now.

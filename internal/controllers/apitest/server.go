@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -54,16 +56,35 @@ type child struct {
 	done chan struct{}
 }
 
+// Options of StartWith.
+type Options struct {
+	// Controllers of the controller manager beside those that every test has.
+	Controllers []string
+	// ControllerManager has further flags of the controller manager.
+	ControllerManager []string
+}
+
+// baseControllers sign certificates and make pods of Deployments.
+var baseControllers = []string{
+	"certificatesigningrequest-signing-controller", "deployment-controller", "replicaset-controller",
+	"garbage-collector-controller", "disruption-controller",
+}
+
 // Start starts a control plane in dir, which must be empty. It returns once the
 // apiserver is started; it may not be ready yet, as where an apiserver is
 // brought up for real. The caller must call Stop.
 func Start(ctx context.Context, dir string) (*Server, error) {
+	return StartWith(ctx, dir, Options{})
+}
+
+// StartWith is Start with options.
+func StartWith(ctx context.Context, dir string, opts Options) (*Server, error) {
 	programs, err := findPrograms(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{dir: dir, programs: programs}
-	if err := s.start(); err != nil {
+	if err := s.start(opts); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
@@ -98,7 +119,7 @@ func findPrograms(ctx context.Context) (component.Paths, error) {
 	return paths, nil
 }
 
-func (s *Server) start() error {
+func (s *Server) start(opts Options) error {
 	var err error
 	if s.store, err = pki.Open(filepath.Join(s.dir, "pki"), nil); err != nil {
 		return err
@@ -146,7 +167,8 @@ func (s *Server) start() error {
 	); err != nil {
 		return err
 	}
-	// As an administrator: its own roles would want a service account each.
+	// As an administrator, who makes the controllers' service accounts: what they
+	// write is told from what others write by these.
 	config, err := s.Config("kube-controller-manager", "system:masters")
 	if err != nil {
 		return err
@@ -161,13 +183,13 @@ func (s *Server) start() error {
 	if err := os.WriteFile(kubeconfig, text, 0o600); err != nil {
 		return err
 	}
-	return s.run("kube-controller-manager",
-		"--kubeconfig="+kubeconfig, "--authentication-kubeconfig="+kubeconfig, "--authorization-kubeconfig="+kubeconfig,
-		"--leader-elect=false", "--secure-port=0",
-		"--cluster-signing-cert-file="+caFile, "--cluster-signing-key-file="+caKey,
-		"--controllers=certificatesigningrequest-signing-controller,deployment-controller,replicaset-controller,garbage-collector-controller,disruption-controller",
+	return s.run("kube-controller-manager", append([]string{
+		"--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig, "--authorization-kubeconfig=" + kubeconfig,
+		"--leader-elect=false", "--secure-port=0", "--use-service-account-credentials=true",
+		"--cluster-signing-cert-file=" + caFile, "--cluster-signing-key-file=" + caKey,
+		"--controllers=" + strings.Join(append(slices.Clone(baseControllers), opts.Controllers...), ","),
 		"--kube-api-qps=200", "--kube-api-burst=400",
-	)
+	}, opts.ControllerManager...)...)
 }
 
 func (s *Server) run(name string, args ...string) error {
