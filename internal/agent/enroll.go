@@ -73,9 +73,7 @@ func Enroll(ctx context.Context, cfg EnrollConfig, req enroll.Request) (enroll.R
 	return enroll.Response{}, errors.Join(errs...)
 }
 
-func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.Request) (resp enroll.Response, err error) {
-	ctx, cancel := context.WithTimeout(ctx, enrollTimeout)
-	defer cancel()
+func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.Request) (enroll.Response, error) {
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		ServerName: tunnel.ServerName,
@@ -88,12 +86,33 @@ func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.
 		conf.InsecureSkipVerify = true
 		conf.VerifyConnection = func(cs tls.ConnectionState) error { return verifyPinned(cs.PeerCertificates, cfg.CAPin) }
 	}
-	mode, err := ParseTransport(string(cfg.Transport))
+	resp, err := ask(ctx, gateway, conf, network{dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy}, cfg.Transport}, req)
+	if err != nil {
+		return enroll.Response{}, err
+	}
+	if cfg.CAPin != "" {
+		if err := checkCA(resp.CACertificate, cfg.CAPin); err != nil {
+			return enroll.Response{}, err
+		}
+	}
+	return resp, nil
+}
+
+// network is how a connection of one request is made.
+type network struct {
+	dialer    dialer
+	transport Transport
+}
+
+// ask sends one request over a connection of its own.
+func ask(ctx context.Context, gateway string, conf *tls.Config, via network, req any) (resp enroll.Response, err error) {
+	ctx, cancel := context.WithTimeout(ctx, enrollTimeout)
+	defer cancel()
+	mode, err := ParseTransport(string(via.transport))
 	if err != nil {
 		return resp, err
 	}
-	net := dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy}
-	l, err := net.dial(ctx, gateway, conf, route{transport: mode})
+	l, err := via.dialer.dial(ctx, gateway, conf, route{transport: mode})
 	if err != nil {
 		return resp, err
 	}
@@ -114,19 +133,14 @@ func enrollAt(ctx context.Context, gateway string, cfg EnrollConfig, req enroll.
 	if resp.Error != nil {
 		return enroll.Response{}, resp.Error
 	}
-	if cfg.CAPin != "" {
-		if err := checkCA(resp.CACertificate, cfg.CAPin); err != nil {
-			return enroll.Response{}, err
-		}
-	}
 	return resp, nil
 }
 
 // exchange sends the request and reads the response on a stream of its own.
-func exchange(ctx context.Context, l *link, req enroll.Request) (enroll.Response, error) {
+func exchange(ctx context.Context, l *link, req any) (enroll.Response, error) {
 	b, err := json.Marshal(req)
 	if err != nil {
-		return enroll.Response{}, fmt.Errorf("join request: %w", err)
+		return enroll.Response{}, fmt.Errorf("request: %w", err)
 	}
 	st, err := l.Open()
 	if err != nil {
@@ -137,7 +151,7 @@ func exchange(ctx context.Context, l *link, req enroll.Request) (enroll.Response
 		return enroll.Response{}, err
 	}
 	if err := st.CloseWrite(); err != nil {
-		return enroll.Response{}, fmt.Errorf("send join request: %w", err)
+		return enroll.Response{}, fmt.Errorf("send request: %w", err)
 	}
 	b, err = tunnel.ReadFrame(st, enroll.MaxMessage)
 	if err != nil {
@@ -149,7 +163,7 @@ func exchange(ctx context.Context, l *link, req enroll.Request) (enroll.Response
 func parseResponse(b []byte) (enroll.Response, error) {
 	var resp enroll.Response
 	if err := json.Unmarshal(b, &resp); err != nil {
-		return enroll.Response{}, fmt.Errorf("join answer: %w", err)
+		return enroll.Response{}, fmt.Errorf("answer: %w", err)
 	}
 	return resp, nil
 }

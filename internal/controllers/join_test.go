@@ -20,6 +20,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
 func TestJoin(t *testing.T) {
@@ -391,4 +392,47 @@ func TestControllersRights(t *testing.T) {
 			t.Errorf("the controllers may %s: %v", what, err)
 		}
 	}
+}
+
+// A node renews by its key, for as long as that holds its name, whether its
+// certificate has ended or not.
+func TestRenewal(t *testing.T) {
+	w := real(t)
+	w.pool(t, "renewal", v1alpha1.NodePoolSpec{})
+	d := newDevice(t)
+	joined := d.mustJoin(t, w, w.mint(t, enroll.MintOptions{Pool: "renewal"}), "renewal-1")
+	certs, err := pki.ParseCertificatesPEM([]byte(joined.NodeCertificate))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf := certs[0]
+	service := func(now time.Time) *enroll.Service {
+		s, err := enroll.NewService(enroll.ServiceConfig{RESTConfig: w.gateway, Logger: w.logger, Clock: clocktesting.NewFakePassiveClock(now)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	renew := func(s *enroll.Service, d *device, name string) enroll.Response {
+		r := d.request(t, enroll.Token{}, name)
+		return s.Renew(t.Context(), "renewal-1", leaf, enroll.RenewRequest{NodeCSR: r.NodeCSR, HubCSR: r.HubCSR}, remote)
+	}
+	for name, now := range map[string]time.Time{"early": time.Now(), "expired": leaf.NotAfter.Add(time.Hour)} {
+		response := renew(service(now), d, "renewal-1")
+		if response.Error != nil {
+			t.Fatalf("%s: %v", name, response.Error)
+		}
+		if response.CACertificate != "" {
+			t.Error("a renewal says more than certificates")
+		}
+		if _, err := clientset(t, d.identity(t, w, response.NodeCertificate)).CoreV1().Nodes().Get(t.Context(), "renewal-1", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+			t.Errorf("%s: the new certificate: %v", name, err)
+		}
+	}
+	wantRefusal(t, renew(service(leaf.NotAfter.Add(enroll.RenewWindow+time.Hour)), d, "renewal-1"), enroll.CodeTooLate)
+	wantRefusal(t, renew(service(time.Now()), d, "renewal-2"), enroll.CodeRequestInvalid)
+	wantRefusal(t, renew(service(time.Now()), newDevice(t), "renewal-1"), enroll.CodeRequestInvalid)
+	// New hardware takes the name over: the old key is revoked.
+	newDevice(t).mustJoin(t, w, w.mint(t, enroll.MintOptions{Pool: "renewal", Node: "renewal-1"}), "renewal-1")
+	wantRefusal(t, renew(service(leaf.NotAfter.Add(time.Hour)), d, "renewal-1"), enroll.CodeRevoked)
 }

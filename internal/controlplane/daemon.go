@@ -134,11 +134,14 @@ func (d *daemon) gateway(ctx context.Context, g *errgroup.Group, creds *credenti
 		},
 		Policy:    known.Policy,
 		Enroller:  enroller,
+		Renewer:   enroller,
 		Routes:    known,
 		Service:   known.Service,
 		DialLocal: members.Outside(ranges),
-		OnSession: sessions.set, OnHeartbeat: sessions.heartbeat,
-		Logger:    d.logger,
+		OnSession: sessions.set,
+		// Of nodes that hold their session here; another gateway hears its own.
+		OnHeartbeat: sessions.heartbeat,
+		Logger:      d.logger,
 	})
 	if err != nil {
 		return nil, nil, nil, err

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
@@ -119,6 +120,9 @@ const (
 	// renewLook is how often certificates are looked at: often enough that a
 	// year's certificate is renewed on its day, and one of minutes in time.
 	renewLook = 30 * time.Second
+	// certRetry is the wait after a failure where what is there still serves, or
+	// has for as long as the node is cut.
+	certRetry = 5 * time.Second
 	// csrPoll is how often a pending request is looked at.
 	csrPoll = 200 * time.Millisecond
 	// csrPatience bounds the wait for one request: approver and signer take
@@ -137,58 +141,119 @@ type wantedCertificate struct {
 	ca *x509.CertPool
 }
 
-// due says that there is no certificate, that it is not the cluster's, or that
-// two thirds of its life are over.
-func (w *wantedCertificate) due(path string, now time.Time) bool {
+// leaf is the certificate in a file, nil where there is none of the wanted key.
+func (w *wantedCertificate) leaf(path string) *x509.Certificate {
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return true
+		return nil
 	}
 	certs, err := pki.ParseCertificatesPEM(data)
 	if err != nil || !w.key.PublicKey.Equal(certs[0].PublicKey) {
+		return nil
+	}
+	return certs[0]
+}
+
+// due says that there is no certificate, that it is not the cluster's, or that
+// it is to be renewed (enroll.RenewAt).
+func (w *wantedCertificate) due(path string, now time.Time) bool {
+	leaf := w.leaf(path)
+	if leaf == nil {
 		return true
 	}
-	leaf := certs[0]
 	opts := x509.VerifyOptions{Roots: w.ca, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}, CurrentTime: leaf.NotBefore.Add(time.Second)}
 	if _, err := leaf.Verify(opts); err != nil {
 		return true
 	}
-	life := leaf.NotAfter.Sub(leaf.NotBefore)
-	return !now.Before(leaf.NotBefore.Add(life / 3 * 2))
+	return !now.Before(enroll.RenewAt(leaf))
 }
 
 // keepCertificates asks for every certificate that is due, now and for as long
-// as ctx lasts. first is closed once all have been there. What is there stays in
-// use until its successor is.
+// as ctx lasts. first is closed once all have been there, due or not. What is there
+// stays in use until its successor is.
 func (n *node) keepCertificates(ctx context.Context, client kubernetes.Interface, want []wantedCertificate, first chan<- struct{}) error {
 	done := false
 	for {
-		failed := false
+		pause, missing := renewLook, false
+		if err := n.renewEnded(ctx, want); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			pause = certRetry
+			n.log.Warn("the node's certificate has ended and was not renewed, trying again", "error", err)
+		}
 		for i := range want {
 			w := &want[i]
-			if !w.due(n.pki(w.file), time.Now()) {
+			path := n.pki(w.file)
+			if !w.due(path, n.now()) {
 				continue
 			}
 			if err := n.request(ctx, client, w); err != nil {
 				if ctx.Err() != nil {
 					return nil
 				}
-				failed = true
+				if leaf := w.leaf(path); leaf == nil || n.now().After(leaf.NotAfter) {
+					missing = true
+				}
+				pause = min(pause, certRetry)
 				n.log.Warn("a certificate is due and was not to be had, trying again", "file", w.file, "error", err)
 			}
 		}
-		if !failed && !done {
+		if !missing && !done {
 			done = true
 			close(first)
 		}
-		pause := renewLook
-		if failed {
-			pause = joinRetry
+		if !done {
+			pause = joinRetry // somebody waits for the node
 		}
 		if n.wait(ctx, pause) != nil {
 			return nil
 		}
 	}
+}
+
+// renewEnded renews the client certificates through a gateway once the node's own
+// has ended: nothing else can be asked with it, the API neither.
+func (n *node) renewEnded(ctx context.Context, want []wantedCertificate) error {
+	var own *wantedCertificate
+	for i := range want {
+		if want[i].file == nodeCertFile {
+			own = &want[i]
+		}
+	}
+	if own == nil {
+		return nil
+	}
+	leaf := own.leaf(n.pki(own.file))
+	if leaf == nil || !n.now().After(leaf.NotAfter) {
+		return nil
+	}
+	nodeCSR, err := enroll.NodeCSR(n.spec.Name, own.key)
+	if err != nil {
+		return err
+	}
+	hubCSR, err := enroll.HubCSR(n.spec.Name, own.key)
+	if err != nil {
+		return err
+	}
+	resp, err := agent.Renew(ctx, agent.RenewConfig{
+		Gateways: n.spec.Gateways, RootCAs: own.ca, Certificate: n.certificate(nodeCertFile),
+		Proxy: agent.ProxyFromEnvironment(os.Getenv),
+	}, enroll.RenewRequest{NodeCSR: nodeCSR, HubCSR: hubCSR})
+	if err != nil {
+		return err
+	}
+	// The hub's first: cut short between the two, all of it is done again.
+	for _, c := range []struct{ file, text string }{{hubCertFile, resp.HubCertificate}, {nodeCertFile, resp.NodeCertificate}} {
+		if err := n.keepCertificate(own.key, c.file, c.text); err != nil {
+			return fmt.Errorf("renewed certificate: %w", err)
+		}
+	}
+	n.log.Info("the node's certificate had ended and was renewed through a gateway", "ended", leaf.NotAfter)
+	if n.renewed != nil {
+		n.renewed()
+	}
+	return nil
 }
 
 // request asks the cluster for one certificate and writes it down.

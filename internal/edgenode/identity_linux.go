@@ -168,15 +168,8 @@ func (n *node) keep(key *ecdsa.PrivateKey, resp *enroll.Response) error {
 	for _, c := range []struct{ file, text string }{
 		{nodeCertFile, resp.NodeCertificate}, {hubCertFile, resp.HubCertificate},
 	} {
-		certs, err := pki.ParseCertificatesPEM([]byte(c.text))
-		if err != nil {
+		if err := n.keepCertificate(key, c.file, c.text); err != nil {
 			return fmt.Errorf("certificate of the answer: %w", err)
-		}
-		if _, err := pki.TLSCertificate(key, certs...); err != nil {
-			return fmt.Errorf("certificate of the answer: %w", err)
-		}
-		if err := pki.WriteCertificates(n.pki(c.file), certs...); err != nil {
-			return err
 		}
 	}
 	ca, err := pki.ParseCertificatesPEM([]byte(resp.CACertificate))
@@ -204,6 +197,18 @@ func (n *node) keep(key *ecdsa.PrivateKey, resp *enroll.Response) error {
 		return &enroll.RemoteError{Code: enroll.CodeNameConflict, Message: fmt.Sprintf("the token is for pool %q, and this node is for pool %q", j.Pool, n.spec.Pool)}
 	}
 	return writeJSON(n.pki(joinedFile), j)
+}
+
+// keepCertificate writes a certificate down if it is one of the key.
+func (n *node) keepCertificate(key *ecdsa.PrivateKey, file, text string) error {
+	certs, err := pki.ParseCertificatesPEM([]byte(text))
+	if err != nil {
+		return err
+	}
+	if _, err := pki.TLSCertificate(key, certs...); err != nil {
+		return err
+	}
+	return pki.WriteCertificates(n.pki(file), certs...)
 }
 
 // loadIdentity reads what keep wrote; fs.ErrNotExist: the node has not joined.

@@ -85,6 +85,10 @@ type node struct {
 	log     *slog.Logger
 	status  *statusWriter
 	cg      cgroups
+	now     func() time.Time
+	// renewed is called when an ended certificate has a successor; nil until there
+	// is an agent.
+	renewed func()
 
 	podCIDRs atomic.Pointer[[]netip.Prefix] // nil until known
 }
@@ -107,8 +111,8 @@ func newNode(o RunOptions) (*node, error) {
 			Next: "Start the node with `edge node up --dir " + o.Dir + "`.",
 		}
 	}
-	n := &node{dir: o.Dir, version: o.Version, spec: spec, digest: digest, log: o.Logger}
-	n.status = &statusWriter{dir: n.dir, uid: spec.OwnerUID, gid: spec.OwnerGID, log: n.log, now: time.Now}
+	n := &node{dir: o.Dir, version: o.Version, spec: spec, digest: digest, log: o.Logger, now: time.Now}
+	n.status = &statusWriter{dir: n.dir, uid: spec.OwnerUID, gid: spec.OwnerGID, log: n.log, now: n.now}
 	n.cg, err = hostCgroups()
 	return n, err
 }
@@ -260,6 +264,7 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 	if err != nil {
 		return nil, err
 	}
+	n.renewed = a.Poke // it may be waiting to try again with the old one
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return n.watcher().Run(ctx, a.Poke) })
 	return a, nil

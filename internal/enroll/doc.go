@@ -21,6 +21,9 @@
 // A used token is accepted again from the same key and for the same name only,
 // so that a join that was interrupted may be finished.
 //
+// A node renews its certificates at the apiserver, through its hub, and through
+// the gateway once they have ended; see RenewRequest.
+//
 // The package never signs or approves anything itself (see
 // internal/controllers), and never puts a token into an error, a log line or
 // the cluster: the cluster keeps only the SHA-256 of the secret part.

@@ -31,7 +31,7 @@ type Request struct {
 	Architecture  string `json:"architecture,omitempty"`
 }
 
-// Response answers a Request: either Error is set, or everything else is.
+// Response answers a Request or a RenewRequest: either Error is set, or everything else is.
 type Response struct {
 	// NodeCertificate and HubCertificate are PEM chains for the two requests.
 	NodeCertificate string `json:"nodeCertificate,omitempty"`
@@ -67,6 +67,10 @@ const (
 	CodeNameConflict Code = "name-conflict"
 	CodePoolUnknown  Code = "pool-unknown"
 	CodeInternal     Code = "internal"
+	// CodeRevoked is a renewal with a key that does not hold the name any more.
+	CodeRevoked Code = "revoked"
+	// CodeTooLate is a renewal with a certificate that ended too long ago.
+	CodeTooLate Code = "too-late"
 	// CodeRequestInvalid is a name or certificate request that can never be
 	// right, whatever the token.
 	CodeRequestInvalid Code = "request-invalid"

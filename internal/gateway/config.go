@@ -42,6 +42,8 @@ type Config struct {
 	ListenPeer func() (net.PacketConn, error)
 	// Enroller serves joins; nil refuses them.
 	Enroller Enroller
+	// Renewer serves renewals; nil refuses them.
+	Renewer enroll.Renewer
 	// Routes says where targets are. Required.
 	Routes Routes
 	// Service returns a ready endpoint of the service at a cluster address, from a

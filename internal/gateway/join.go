@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
@@ -36,7 +37,7 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	st, req, err := acceptJoin(ctx, sess)
+	st, req, err := acceptRequest(ctx, sess, readJoin)
 	if st == nil {
 		sess.Close(tunnel.CloseProtocol, "no join request")
 		return
@@ -71,6 +72,11 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 	}
 	g.metrics.joins.WithLabelValues(code).Inc()
 	log.Info("join", "name", name, "duration", g.cfg.Clock().Sub(start), "result", result)
+	g.reply(ctx, sess, st, resp, log.With("name", name))
+}
+
+// reply sends the response and waits for the device to have read it.
+func (g *Gateway) reply(ctx context.Context, sess tunnel.Session, st tunnel.Stream, resp enroll.Response, log *slog.Logger) {
 	b, err := json.Marshal(resp)
 	if err == nil {
 		err = tunnel.WriteFrame(st, b, enroll.MaxMessage)
@@ -79,8 +85,8 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		err = st.CloseWrite()
 	}
 	if err != nil {
-		log.Warn("join answer not sent", "name", name, "error", err)
-		sess.Close(tunnel.CloseInternal, "join answer not sent")
+		log.Warn("answer not sent", "error", err)
+		sess.Close(tunnel.CloseInternal, "answer not sent")
 		return
 	}
 	// Closing a QUIC connection drops what is still on its way, so the device
@@ -99,17 +105,17 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 // token, so nothing of it is repeated.
 var errJoinRequest = errors.New("malformed join request")
 
-// acceptJoin waits for the stream and its request, within joinReadTimeout. st is
+// acceptRequest waits for the stream and its request, within joinReadTimeout. st is
 // nil where no stream came.
-func acceptJoin(ctx context.Context, sess tunnel.Session) (st tunnel.Stream, req enroll.Request, err error) {
+func acceptRequest[T any](ctx context.Context, sess tunnel.Session, read func(interface{ Read([]byte) (int, error) }) (T, error)) (st tunnel.Stream, req T, err error) {
 	ctx, cancel := context.WithTimeout(ctx, joinReadTimeout)
 	defer cancel()
 	st, err = sess.Accept(ctx)
 	if err != nil {
-		return nil, enroll.Request{}, err
+		return nil, req, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
-	req, err = readJoin(st)
+	req, err = read(st)
 	if stop() {
 		return st, req, err
 	}

@@ -89,6 +89,25 @@ func FuzzReadJoin(f *testing.F) {
 	})
 }
 
+func FuzzReadRenewal(f *testing.F) {
+	f.Add([]byte(`{"nodeCSR":"-----BEGIN","hubCSR":"-----BEGIN"}`))
+	f.Add([]byte(`{"nodeCSR":1}`))
+	f.Add([]byte(`[]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var in bytes.Buffer
+		if tunnel.WriteFrame(&in, b, 64<<10) != nil {
+			return
+		}
+		req, err := readRenewal(&in)
+		if err == nil && (req.NodeCSR == "" || req.HubCSR == "") {
+			t.Fatalf("%+v", req)
+		}
+		if err != nil && err.Error() != errRenewRequest.Error() {
+			t.Fatalf("error repeats what was sent: %v", err)
+		}
+	})
+}
+
 func FuzzRoute(f *testing.F) {
 	for _, s := range []string{"berlin-1:10250", "10.1.2.3:80", "[fe80::1%eth0]:80", "[::ffff:10.1.2.3]:80", "x:y:z"} {
 		f.Add(s)

@@ -101,6 +101,9 @@ func (g *Gateway) serveSession(ctx context.Context, sess tunnel.Session, state t
 	case tunnel.JoinALPN:
 		g.serveJoin(ctx, sess)
 		sess.Close(tunnel.CloseGoingAway, "gateway stops")
+	case tunnel.RenewALPN:
+		g.serveRenew(ctx, sess, state.PeerCertificates)
+		sess.Close(tunnel.CloseGoingAway, "gateway stops")
 	}
 }
 
@@ -121,15 +124,21 @@ func (g *Gateway) tlsConfig() *tls.Config {
 	mesh.NextProtos = []string{tunnel.MeshALPN}
 	join := base.Clone()
 	join.NextProtos = []string{tunnel.JoinALPN}
+	renew := base.Clone()
+	renew.NextProtos = []string{tunnel.RenewALPN}
+	// It must hold the certificate's key; what else it must be, serveRenew says.
+	renew.ClientAuth = tls.RequireAnyClientCert
 
 	outer := base.Clone()
-	outer.NextProtos = []string{tunnel.ALPN, tunnel.JoinALPN, tunnel.MeshALPN}
+	outer.NextProtos = []string{tunnel.ALPN, tunnel.JoinALPN, tunnel.RenewALPN, tunnel.MeshALPN}
 	outer.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		switch {
 		case slices.Contains(hello.SupportedProtos, tunnel.ALPN):
 			return node, nil
 		case slices.Contains(hello.SupportedProtos, tunnel.JoinALPN):
 			return join, nil
+		case slices.Contains(hello.SupportedProtos, tunnel.RenewALPN):
+			return renew, nil
 		case g.cfg.ID != "" && slices.Contains(hello.SupportedProtos, tunnel.MeshALPN):
 			return mesh, nil
 		default:

@@ -102,7 +102,8 @@ func (g *Gateway) acceptTCP(ctx context.Context, c net.Conn, conf *tls.Config, f
 // group counts. It has returned by the time that a node's session runs.
 func (g *Gateway) serveTLS(ctx context.Context, tc *tls.Conn, group *sync.WaitGroup) {
 	opts := tunnel.MuxOptions{Budget: g.budget}
-	if tc.ConnectionState().NegotiatedProtocol == tunnel.JoinALPN {
+	switch tc.ConnectionState().NegotiatedProtocol {
+	case tunnel.JoinALPN, tunnel.RenewALPN:
 		opts.Streams = joinStreams
 	}
 	sess, err := tunnel.NewMuxSession(tc, opts)

@@ -14,6 +14,9 @@ const (
 	ALPN = "edgetun/1"
 	// JoinALPN is the application protocol of a device that joins.
 	JoinALPN = "edge-join/1"
+	// RenewALPN is the application protocol of a node that renews its
+	// certificates with one that has ended.
+	RenewALPN = "edge-renew/1"
 	// MeshALPN is the application protocol between two gateways.
 	MeshALPN = "edge-mesh/1"
 	// ServerName is in every gateway's certificate, beside names of its own, so

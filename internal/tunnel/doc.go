@@ -67,4 +67,8 @@
 // Joining (ALPN "edge-join/1", no client certificate) is one stream with one
 // message each way, each a 4-byte big-endian length and that many bytes (at
 // most 64 KiB) of JSON; see WriteFrame and package enroll for the content.
+//
+// Renewing (ALPN "edge-renew/1", client certificate verified in all but its end)
+// is the same with the messages RenewRequest and Response. Nothing else is served
+// on such a connection.
 package tunnel
