@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/edgewright/terraform-provider-edge/internal/component"
 	"github.com/edgewright/terraform-provider-edge/internal/engine"
@@ -71,9 +72,14 @@ func (a *app) printNodes(ctx context.Context, cluster string) error {
 	if err != nil {
 		return err
 	}
-	return a.print(nodes, "NODE\tPOOL\tPHASE\tCONNECTED\tARCH\tKUBELET", func(add func(...any)) {
+	now := time.Now()
+	return a.print(nodes, "NODE\tPOOL\tPHASE\tCONNECTED\tCUT\tAUTONOMY\tARCH\tKUBELET", func(add func(...any)) {
 		for _, n := range nodes {
-			add(n.Name, n.Pool, n.Phase, n.Connected, n.Architecture, n.Kubelet)
+			cut := "-"
+			if n.CutSince != nil {
+				cut = duration.HumanDuration(now.Sub(*n.CutSince))
+			}
+			add(n.Name, n.Pool, n.Phase, n.Connected, cut, n.Autonomy, n.Architecture, n.Kubelet)
 		}
 	})
 }

@@ -188,6 +188,7 @@ func (r *nodeReconciler) view(ctx context.Context, name string) (*nodeView, erro
 	if err := r.client.Get(ctx, client.ObjectKey{Name: name}, view.edge); err != nil {
 		if apierrors.IsNotFound(err) {
 			r.forgetKey(name)
+			r.reports.Forget(name)
 			return nil, r.removeOrphan(ctx, name)
 		}
 		return nil, fmt.Errorf("read node %s: %w", name, err)

@@ -3,6 +3,7 @@
 package controllers_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 func TestRegistrationIsClosed(t *testing.T) {
@@ -317,4 +319,51 @@ func TestPoolDeletionWaitsForNodes(t *testing.T) {
 	if err := w.gone(t.Context(), &v1alpha1.EdgeNode{}, "doomed-2"); err != nil {
 		t.Error(err)
 	}
+}
+
+// What a node says of itself is on both of its objects, and stays while it is
+// silent.
+func TestNodeSaysWhetherItIsAutonomous(t *testing.T) {
+	w := real(t)
+	w.joined(t, "says", "says-1")
+	says := func(want metav1.ConditionStatus, reason string, onNode bool) {
+		t.Helper()
+		eventually(t, "condition "+reason, func() error {
+			var edge v1alpha1.EdgeNode
+			w.get(t, &edge, "says-1")
+			c := meta.FindStatusCondition(edge.Status.Conditions, v1alpha1.ConditionAutonomy)
+			if c == nil || c.Status != want || c.Reason != reason {
+				return fmt.Errorf("condition %+v", c)
+			}
+			var node corev1.Node
+			w.get(t, &node, "says-1")
+			found := false
+			for _, n := range node.Status.Conditions {
+				if n.Type != v1alpha1.ConditionAutonomy {
+					continue
+				}
+				found = true
+				if string(n.Status) != string(want) || n.Reason != reason || n.Message != c.Message {
+					return fmt.Errorf("the Node's condition is %+v", n)
+				}
+			}
+			if found != onNode {
+				return fmt.Errorf("on the Node: %v", found)
+			}
+			if ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+				return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+			}); !ready {
+				return errors.New("the kubelet's conditions are gone")
+			}
+			return nil
+		})
+	}
+	says(metav1.ConditionUnknown, v1alpha1.ReasonNotReported, false)
+	w.reports.Set("says-1", tunnel.Heartbeat{Autonomy: &tunnel.Autonomy{Faults: []tunnel.Fault{{Reason: v1alpha1.ReasonCacheIncomplete, Message: "secrets"}}}})
+	says(metav1.ConditionFalse, v1alpha1.ReasonCacheIncomplete, true)
+	w.reports.Set("says-1", tunnel.Heartbeat{Autonomy: &tunnel.Autonomy{}})
+	says(metav1.ConditionTrue, v1alpha1.ReasonAutonomous, true)
+	w.reports.Forget("says-1") // as after a restart
+	w.sessions.Notify("says-1")
+	says(metav1.ConditionTrue, v1alpha1.ReasonAutonomous, true)
 }

@@ -21,6 +21,8 @@ type Reports interface {
 	// Autonomy is what the node said last; false if it has not since this
 	// process began.
 	Autonomy(node string) (tunnel.Autonomy, bool)
+	// Forget drops what a node said that is no more: another may get its name.
+	Forget(node string)
 	// Subscribe is as in Sessions, for nodes that say something new.
 	Subscribe(ctx context.Context) <-chan string
 }
@@ -65,7 +67,7 @@ func (b *ReportBoard) Autonomy(node string) (tunnel.Autonomy, bool) {
 	return said, ok
 }
 
-// Forget drops what a node said that is no more.
+// Forget implements Reports.
 func (b *ReportBoard) Forget(node string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
@@ -360,12 +361,19 @@ func (e *Engine) DeleteNode(ctx context.Context, clusterID, name string) error {
 
 // NodeSummary is one row of ListNodes.
 type NodeSummary struct {
-	Name         string `json:"name"`
-	Pool         string `json:"pool"`
-	Phase        string `json:"phase"`
-	Connected    bool   `json:"connected"`
-	Architecture string `json:"architecture"`
-	Kubelet      string `json:"kubelet"`
+	Name      string `json:"name"`
+	Pool      string `json:"pool"`
+	Phase     string `json:"phase"`
+	Connected bool   `json:"connected"`
+	// CutSince is when the link of a cut node was lost; nil for others.
+	CutSince *time.Time `json:"cutSince,omitempty"`
+	// Autonomy is whether the node would go on through a cut: Autonomous, or the
+	// reason why not; NotReported where it has not said.
+	Autonomy string `json:"autonomy"`
+	// AutonomyMessage says more.
+	AutonomyMessage string `json:"autonomyMessage,omitempty"`
+	Architecture    string `json:"architecture"`
+	Kubelet         string `json:"kubelet"`
 }
 
 // ListNodes returns the declared nodes of a cluster.
@@ -381,9 +389,23 @@ func (e *Engine) ListNodes(ctx context.Context, clusterID string) ([]NodeSummary
 	}
 	out := []NodeSummary{}
 	for _, n := range list.Items {
-		out = append(out, NodeSummary{n.Name, n.Spec.Pool, string(n.Status.Phase), n.Status.Connected, n.Status.Architecture, n.Status.KubeletVersion})
+		out = append(out, summaryOf(&n))
 	}
 	return out, nil
+}
+
+func summaryOf(n *v1alpha1.EdgeNode) NodeSummary {
+	s := NodeSummary{
+		Name: n.Name, Pool: n.Spec.Pool, Phase: string(n.Status.Phase), Connected: n.Status.Connected,
+		Architecture: n.Status.Architecture, Kubelet: n.Status.KubeletVersion, Autonomy: v1alpha1.ReasonNotReported,
+	}
+	if n.Status.CutSince != nil {
+		s.CutSince = &n.Status.CutSince.Time
+	}
+	if c := meta.FindStatusCondition(n.Status.Conditions, v1alpha1.ConditionAutonomy); c != nil {
+		s.Autonomy, s.AutonomyMessage = c.Reason, c.Message
+	}
+	return s
 }
 
 func (e *Engine) mintToken(ctx context.Context, conn *connection, pool, node string, ttl time.Duration) (string, error) {

@@ -21,6 +21,7 @@ type model struct {
 	Labels      types.Map      `tfsdk:"labels"`
 	Annotations types.Map      `tfsdk:"annotations"`
 	Taints      types.Set      `tfsdk:"taints"`
+	Autonomy    types.Object   `tfsdk:"autonomy"`
 	Timeouts    timeouts.Value `tfsdk:"timeouts"`
 	Status      types.String   `tfsdk:"status"`
 }
@@ -33,6 +34,11 @@ func (m *model) spec(ctx context.Context) (v1alpha1.NodePoolSpec, error) {
 		Annotations: entity.StringMap(ctx, m.Annotations, &diags),
 		Taints:      entity.Taints(ctx, m.Taints, &diags),
 	}
+	autonomy, err := autonomySpec(ctx, m.Autonomy, &diags)
+	if err != nil {
+		return spec, err
+	}
+	spec.Autonomy = autonomy
 	return spec, entity.AsError(diags)
 }
 
@@ -49,6 +55,7 @@ func refresh(ctx context.Context, m *model, p *engine.Pool) diag.Diagnostics {
 	m.Labels = entity.MapValue(ctx, m.Labels, p.Spec.Labels, &diags)
 	m.Annotations = entity.MapValue(ctx, m.Annotations, p.Spec.Annotations, &diags)
 	m.Taints = entity.TaintsValue(ctx, m.Taints, p.Spec.Taints, &diags)
+	m.Autonomy = autonomyValue(ctx, m.Autonomy, p.Spec.Autonomy, &diags)
 	// A pool is an object in the cluster: it is there, or it is not.
 	m.Status = types.StringValue(engine.StatusReady)
 	return diags

@@ -12,8 +12,10 @@ import (
 	"github.com/hashicorp/terraform-plugin-testing/knownvalue"
 	"github.com/hashicorp/terraform-plugin-testing/plancheck"
 	"github.com/hashicorp/terraform-plugin-testing/statecheck"
+	"github.com/hashicorp/terraform-plugin-testing/terraform"
 	"github.com/hashicorp/terraform-plugin-testing/tfjsonpath"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/engine"
@@ -120,6 +122,46 @@ func TestDrift(t *testing.T) {
 	)
 }
 
+func TestAutonomy(t *testing.T) {
+	eng := fakeengine.New()
+	specIs := func(want *v1alpha1.AutonomySpec) func(*terraform.State) error {
+		return func(*terraform.State) (err error) {
+			eng.Pool(func(p *engine.Pool) {
+				if d := cmp.Diff(want, p.Spec.Autonomy); d != "" {
+					err = errors.New(d)
+				}
+			})
+			return err
+		}
+	}
+	day := &metav1.Duration{Duration: 24 * time.Hour}
+	acctest.Run(t, eng,
+		resource.TestStep{Config: config(""), Check: specIs(nil)},
+		resource.TestStep{
+			Config: config(`autonomy = { duration = "24h" }`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+			Check: specIs(&v1alpha1.AutonomySpec{Duration: day, ImagePullPolicy: v1alpha1.PullIfNotPresent}),
+			ConfigStateChecks: []statecheck.StateCheck{
+				statecheck.ExpectKnownValue(address, tfjsonpath.New("autonomy").AtMapKey("duration"), knownvalue.StringExact("24h")),
+				statecheck.ExpectKnownValue(address, tfjsonpath.New("autonomy").AtMapKey("image_pull_policy"), knownvalue.StringExact("IfNotPresent")),
+			},
+		},
+		resource.TestStep{Config: config(`autonomy = { duration = "1440m" }`), ConfigPlanChecks: empty()}, // another spelling
+		resource.TestStep{ResourceName: address, ImportState: true, ImportStateVerify: true, ImportStateVerifyIgnore: []string{"autonomy.duration"}},
+		resource.TestStep{
+			Config: config(`autonomy = { image_pull_policy = "AsDeclared" }`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+			Check: specIs(&v1alpha1.AutonomySpec{ImagePullPolicy: v1alpha1.PullAsDeclared}),
+		},
+		resource.TestStep{ // drift
+			PreConfig:        func() { eng.Pool(func(p *engine.Pool) { p.Spec.Autonomy.Duration = day }) },
+			Config:           config(`autonomy = { image_pull_policy = "AsDeclared" }`),
+			ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+		},
+		resource.TestStep{Config: config(`autonomy = {}`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate)},
+		resource.TestStep{Config: config(`autonomy = {}`), ConfigPlanChecks: empty()},
+		resource.TestStep{Config: config(""), ConfigPlanChecks: action(plancheck.ResourceActionUpdate), Check: specIs(nil)},
+	)
+}
+
 func TestImmutableAndReplaced(t *testing.T) {
 	eng := fakeengine.New()
 	renamed := cluster + `
@@ -196,6 +238,10 @@ func TestBadInput(t *testing.T) {
 		"label key":      {`labels = { "a b" = "c" }`, `labels`},
 		"label value":    {`labels = { a = "b c" }`, `labels`},
 		"null label":     {`labels = { a = null }`, `leave the key out`},
+		"no duration":    {`autonomy = { duration = "long" }`, `not a duration`},
+		"zero duration":  {`autonomy = { duration = "0s" }`, `longer than nothing`},
+		"pull policy":    {`autonomy = { image_pull_policy = "Always" }`, `one of`},
+		"cloud autonomy": {"type = \"cloud\"\n autonomy = { duration = \"1h\" }", `beside the\s+control\s+plane`},
 		"own label":      {`labels = { "edgewright.dev/pool" = "other" }`, `own controllers`},
 		"annotation":     {`annotations = { "-" = "c" }`, `annotations`},
 		"taint":          {`taints = ["dedicated"]`, `has no effect`},

@@ -54,6 +54,7 @@ func poolSchema(ctx context.Context) schema.Schema {
 				MarkdownDescription: "Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.",
 				Validators:          []validator.Set{validators.TaintSet()},
 			},
+			"autonomy": autonomySchema(),
 			"timeouts": DefaultTimeouts.Attribute(ctx),
 			"status":   schema.StringAttribute{Computed: true, MarkdownDescription: "Outcome of the last apply: `ready` or `incomplete: <phase>`."},
 		},

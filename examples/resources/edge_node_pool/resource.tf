@@ -3,4 +3,5 @@ resource "edge_node_pool" "berlin" {
   name       = "berlin"
   labels     = { region = "eu" }
   taints     = ["dedicated=edge:NoSchedule"]
+  autonomy   = { duration = "72h" } # of a cut; without it, of any length
 }

@@ -24,6 +24,8 @@ type NodePool struct {
 }
 
 // NodePoolSpec is what the nodes of a pool share.
+//
+// +kubebuilder:validation:XValidation:rule="!(has(self.autonomy) && self.type == 'cloud')",message="autonomy is for pools of type edge"
 type NodePoolSpec struct {
 	// Type says whether the pool's nodes are behind a link that may be cut
 	// (edge) or beside the control plane (cloud).
