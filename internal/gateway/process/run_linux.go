@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 
+	"github.com/edgewright/terraform-provider-edge/internal/controllers"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway/members"
@@ -45,6 +46,7 @@ type daemon struct {
 	ca     *x509.Certificate
 	gw     *gateway.Gateway
 	known  *members.Members
+	leases *controllers.LeaseKeeper
 }
 
 // Run runs the gateway of a directory until ctx ends, and then drains: it
@@ -67,6 +69,7 @@ func Run(ctx context.Context, dir string, logger *slog.Logger) error {
 	defer stop()
 	g, serve := errgroup.WithContext(serve)
 	g.Go(func() error { return d.known.Run(serve, d.restConfig()) })
+	g.Go(func() error { return d.leases.Run(serve) })
 	g.Go(func() error {
 		defer stop()
 		select {
@@ -107,12 +110,17 @@ func (d *daemon) make() error {
 	roots := x509.NewCertPool()
 	roots.AddCert(d.ca)
 	var enroller gateway.Enroller
+	var renewer enroll.Renewer
 	if d.spec.Cluster != nil {
 		service, err := enroll.NewService(enroll.ServiceConfig{RESTConfig: d.restConfig(), Cluster: *d.spec.Cluster, Logger: d.logger})
 		if err != nil {
 			return err
 		}
-		enroller = service
+		enroller, renewer = service, service
+	}
+	d.leases, err = controllers.NewLeaseKeeper(controllers.LeaseKeeperConfig{RESTConfig: d.restConfig(), Logger: d.logger})
+	if err != nil {
+		return err
 	}
 	var dialer net.Dialer
 	d.gw, err = gateway.New(gateway.Config{
@@ -121,7 +129,13 @@ func (d *daemon) make() error {
 		DialAPIServer: func(ctx context.Context) (net.Conn, error) {
 			return dialer.DialContext(ctx, "tcp", d.spec.APIServer)
 		},
-		Enroller: enroller, Routes: d.known, Service: d.known.Service, DialLocal: members.Outside(d.spec.Ranges),
+		OnHeartbeat: d.leases.Beat,
+		OnSession: func(node string, connected bool, _ time.Time) {
+			if !connected {
+				d.leases.Forget(node)
+			}
+		},
+		Enroller: enroller, Renewer: renewer, Routes: d.known, Service: d.known.Service, DialLocal: members.Outside(d.spec.Ranges),
 		Logger: d.logger,
 	})
 	if err != nil {
