@@ -27,6 +27,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // RunOptions of Run. Dir is required.
@@ -91,6 +92,7 @@ type node struct {
 	renewed func()
 
 	podCIDRs atomic.Pointer[[]netip.Prefix] // nil until known
+	hub      atomic.Pointer[hub.Hub]        // nil until it serves
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -258,8 +260,8 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 		// it; that of a local node names no proxy, since its gateway is this machine.
 		Proxy:   agent.ProxyFromEnvironment(os.Getenv),
 		Network: n.network,
-		OnState: n.linkChanged,
-		Logger:  n.log.With("part", "agent"),
+		OnState: n.linkChanged, Heartbeat: n.heartbeat,
+		Logger: n.log.With("part", "agent"),
 	})
 	if err != nil {
 		return nil, err
@@ -283,6 +285,18 @@ func (n *node) network() agent.Network {
 		return agent.Network{}
 	}
 	return agent.Network(at)
+}
+
+// heartbeat is what the node says of itself to its gateway, which renews the
+// node's lease by it.
+func (n *node) heartbeat() tunnel.Heartbeat {
+	var beat tunnel.Heartbeat
+	if h := n.hub.Load(); h != nil {
+		if at, renewed := h.KubeletRenewed(); renewed {
+			beat = beat.WithKubeletAge(n.now().Sub(at))
+		}
+	}
+	return beat
 }
 
 func (n *node) linkChanged(connected bool, gateway string) {
@@ -331,6 +345,7 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		pods.Close()
 		return err
 	}
+	n.hub.Store(h)
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })
 	return nil

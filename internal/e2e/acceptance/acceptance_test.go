@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os/exec"
 	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/terraform-plugin-framework/providerserver"
@@ -60,6 +61,7 @@ resource "edge_node_pool" "p" {
   name       = "site"
   labels     = %s
   taints     = ["example.com/only=this:NoSchedule"]
+  autonomy   = { duration = "24h0m0s" }
 }
 `, labels)
 }
@@ -96,6 +98,18 @@ func TestCluster(t *testing.T) {
 					PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()},
 				},
 			},
+			{ // another spelling of a duration is no change, another duration one in place
+				Config:           cluster + strings.Replace(pool(`{ a = "2", b = "3" }`), "24h0m0s", "1440m", 1),
+				ConfigPlanChecks: resource.ConfigPlanChecks{PreApply: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()}},
+			},
+			{
+				Config: cluster + strings.Replace(pool(`{ a = "2", b = "3" }`), "24h0m0s", "48h", 1),
+				ConfigPlanChecks: resource.ConfigPlanChecks{
+					PreApply:             []plancheck.PlanCheck{plancheck.ExpectResourceAction("edge_node_pool.p", plancheck.ResourceActionUpdate)},
+					PostApplyPostRefresh: []plancheck.PlanCheck{plancheck.ExpectEmptyPlan()},
+				},
+			},
+			{Config: cluster + pool(`{ a = "2", b = "3" }`), ConfigPlanChecks: empty},
 			{ResourceName: "edge_cluster.c", ImportState: true, ImportStateVerify: true, ImportStateVerifyIgnore: []string{"timeouts"}},
 			{ResourceName: "edge_node_pool.p", ImportState: true, ImportStateVerify: true, ImportStateVerifyIgnore: []string{"timeouts"}},
 			{ // drift: a label and a taint taken away with kubectl come back
