@@ -156,14 +156,14 @@ func (p *keptPlan) pool(nodes []*v1alpha1.EdgeNode, connected func(string) bool,
 
 // stay leaves a pool's nodes as they are and says whether any is kept.
 func (p *keptPlan) stay(nodes []*v1alpha1.EdgeNode, kept map[string]string) bool {
-	any := false
+	found := false
 	for _, node := range nodes {
 		if _, was := kept[node.Name]; was {
 			p.keep[node.Name] = ""
-			any = true
+			found = true
 		}
 	}
-	return any
+	return found
 }
 
 // Reconcile looks at all pools.

@@ -17,7 +17,7 @@ func TestPlanKept(t *testing.T) {
 	// A node's session now, what its status says of it, and since when.
 	type node struct {
 		is, was bool
-		for_    time.Duration
+		ago     time.Duration
 	}
 	lost := func(d time.Duration) node { return node{false, false, d} }
 	back := func(d time.Duration) node { return node{true, true, d} }
@@ -64,7 +64,7 @@ func TestPlanKept(t *testing.T) {
 			for pool, nodes := range tc.pools {
 				for name, n := range nodes {
 					edge := &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}}
-					edge.Status.Connected, edge.Status.LastConnected = n.was, &metav1.Time{Time: now.Add(-n.for_)}
+					edge.Status.Connected, edge.Status.LastConnected = n.was, &metav1.Time{Time: now.Add(-n.ago)}
 					pools[pool], sessions[name] = append(pools[pool], edge), n.is
 				}
 			}

@@ -51,7 +51,8 @@ func newRenewal(t *testing.T) *renewal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0") //nolint:noctx // a socket of the test's own
+	var listen net.ListenConfig
+	packets, err := listen.ListenPacket(t.Context(), "udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,10 +66,11 @@ func newRenewal(t *testing.T) *renewal {
 	if err != nil {
 		t.Fatal(err)
 	}
+	beyond := context.WithoutCancel(t.Context()) // cleanups run after the test's context
 	served := make(chan error, 1)
-	go func() { served <- gw.ServePacket(context.Background(), packets) }()
+	go func() { served <- gw.ServePacket(beyond, packets) }()
 	t.Cleanup(func() {
-		if err := errors.Join(gw.Close(context.Background()), <-served); err != nil {
+		if err := errors.Join(gw.Close(beyond), <-served); err != nil {
 			t.Error(err)
 		}
 	})
