@@ -50,6 +50,10 @@ export class NodePool extends pulumi.CustomResource {
      */
     declare public readonly annotations: pulumi.Output<{[key: string]: string} | undefined>;
     /**
+     * What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+     */
+    declare public readonly autonomy: pulumi.Output<outputs.NodePoolAutonomy | undefined>;
+    /**
      * Id of the cluster. Changing it forces replacement.
      */
     declare public readonly clusterId: pulumi.Output<string>;
@@ -92,6 +96,7 @@ export class NodePool extends pulumi.CustomResource {
         if (opts.id) {
             const state = argsOrState as NodePoolState | undefined;
             resourceInputs["annotations"] = state?.annotations;
+            resourceInputs["autonomy"] = state?.autonomy;
             resourceInputs["clusterId"] = state?.clusterId;
             resourceInputs["labels"] = state?.labels;
             resourceInputs["name"] = state?.name;
@@ -108,6 +113,7 @@ export class NodePool extends pulumi.CustomResource {
                 throw new Error("Missing required property 'name'");
             }
             resourceInputs["annotations"] = args?.annotations;
+            resourceInputs["autonomy"] = args?.autonomy;
             resourceInputs["clusterId"] = args?.clusterId;
             resourceInputs["labels"] = args?.labels;
             resourceInputs["name"] = args?.name;
@@ -129,6 +135,10 @@ export interface NodePoolState {
      * Annotations of every node of the pool.
      */
     annotations?: pulumi.Input<{[key: string]: pulumi.Input<string>}>;
+    /**
+     * What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+     */
+    autonomy?: pulumi.Input<inputs.NodePoolAutonomy>;
     /**
      * Id of the cluster. Changing it forces replacement.
      */
@@ -167,6 +177,10 @@ export interface NodePoolArgs {
      * Annotations of every node of the pool.
      */
     annotations?: pulumi.Input<{[key: string]: pulumi.Input<string>}>;
+    /**
+     * What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+     */
+    autonomy?: pulumi.Input<inputs.NodePoolAutonomy>;
     /**
      * Id of the cluster. Changing it forces replacement.
      */

@@ -26,6 +26,8 @@ type NodePool struct {
 
 	// Annotations of every node of the pool.
 	Annotations pulumi.StringMapOutput `pulumi:"annotations"`
+	// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+	Autonomy NodePoolAutonomyPtrOutput `pulumi:"autonomy"`
 	// Id of the cluster. Changing it forces replacement.
 	ClusterId pulumi.StringOutput `pulumi:"clusterId"`
 	// Labels of every node of the pool. Keys under `edgewright.dev` are the cluster's own.
@@ -80,6 +82,8 @@ func GetNodePool(ctx *pulumi.Context,
 type nodePoolState struct {
 	// Annotations of every node of the pool.
 	Annotations map[string]string `pulumi:"annotations"`
+	// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+	Autonomy *NodePoolAutonomy `pulumi:"autonomy"`
 	// Id of the cluster. Changing it forces replacement.
 	ClusterId *string `pulumi:"clusterId"`
 	// Labels of every node of the pool. Keys under `edgewright.dev` are the cluster's own.
@@ -99,6 +103,8 @@ type nodePoolState struct {
 type NodePoolState struct {
 	// Annotations of every node of the pool.
 	Annotations pulumi.StringMapInput
+	// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+	Autonomy NodePoolAutonomyPtrInput
 	// Id of the cluster. Changing it forces replacement.
 	ClusterId pulumi.StringPtrInput
 	// Labels of every node of the pool. Keys under `edgewright.dev` are the cluster's own.
@@ -122,6 +128,8 @@ func (NodePoolState) ElementType() reflect.Type {
 type nodePoolArgs struct {
 	// Annotations of every node of the pool.
 	Annotations map[string]string `pulumi:"annotations"`
+	// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+	Autonomy *NodePoolAutonomy `pulumi:"autonomy"`
 	// Id of the cluster. Changing it forces replacement.
 	ClusterId string `pulumi:"clusterId"`
 	// Labels of every node of the pool. Keys under `edgewright.dev` are the cluster's own.
@@ -140,6 +148,8 @@ type nodePoolArgs struct {
 type NodePoolArgs struct {
 	// Annotations of every node of the pool.
 	Annotations pulumi.StringMapInput
+	// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+	Autonomy NodePoolAutonomyPtrInput
 	// Id of the cluster. Changing it forces replacement.
 	ClusterId pulumi.StringInput
 	// Labels of every node of the pool. Keys under `edgewright.dev` are the cluster's own.
@@ -194,6 +204,11 @@ func (o NodePoolOutput) ToNodePoolOutputWithContext(ctx context.Context) NodePoo
 // Annotations of every node of the pool.
 func (o NodePoolOutput) Annotations() pulumi.StringMapOutput {
 	return o.ApplyT(func(v *NodePool) pulumi.StringMapOutput { return v.Annotations }).(pulumi.StringMapOutput)
+}
+
+// What becomes of the pods of nodes that are cut off, for pools of type `edge`. Pods that can only land on edge nodes (by the label `edgewright.dev/pool` in their node selector or required affinity, as those of unit deployments) are not evicted while their node is cut off, and stay Ready while the whole pool is.
+func (o NodePoolOutput) Autonomy() NodePoolAutonomyPtrOutput {
+	return o.ApplyT(func(v *NodePool) NodePoolAutonomyPtrOutput { return v.Autonomy }).(NodePoolAutonomyPtrOutput)
 }
 
 // Id of the cluster. Changing it forces replacement.

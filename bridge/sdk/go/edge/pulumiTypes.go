@@ -1067,6 +1067,162 @@ func (o NodeOnDestroyPtrOutput) Timeout() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
+type NodePoolAutonomy struct {
+	// How long a node may be cut off before its pods are deleted, so that others can take their place, like `72h`. They are deleted gracefully: until the node is back they are Terminating, and a StatefulSet's pod is not replaced. Pods of DaemonSets stay. Without it pods stay for a cut of any length.
+	Duration *string `pulumi:"duration"`
+	// What becomes of the pull policy `Always` of such pods when they are created: `IfNotPresent`, so that their containers can be started again without a registry, or `AsDeclared`. Default `IfNotPresent`.
+	ImagePullPolicy *string `pulumi:"imagePullPolicy"`
+}
+
+// NodePoolAutonomyInput is an input type that accepts NodePoolAutonomyArgs and NodePoolAutonomyOutput values.
+// You can construct a concrete instance of `NodePoolAutonomyInput` via:
+//
+//	NodePoolAutonomyArgs{...}
+type NodePoolAutonomyInput interface {
+	pulumi.Input
+
+	ToNodePoolAutonomyOutput() NodePoolAutonomyOutput
+	ToNodePoolAutonomyOutputWithContext(context.Context) NodePoolAutonomyOutput
+}
+
+type NodePoolAutonomyArgs struct {
+	// How long a node may be cut off before its pods are deleted, so that others can take their place, like `72h`. They are deleted gracefully: until the node is back they are Terminating, and a StatefulSet's pod is not replaced. Pods of DaemonSets stay. Without it pods stay for a cut of any length.
+	Duration pulumi.StringPtrInput `pulumi:"duration"`
+	// What becomes of the pull policy `Always` of such pods when they are created: `IfNotPresent`, so that their containers can be started again without a registry, or `AsDeclared`. Default `IfNotPresent`.
+	ImagePullPolicy pulumi.StringPtrInput `pulumi:"imagePullPolicy"`
+}
+
+func (NodePoolAutonomyArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*NodePoolAutonomy)(nil)).Elem()
+}
+
+func (i NodePoolAutonomyArgs) ToNodePoolAutonomyOutput() NodePoolAutonomyOutput {
+	return i.ToNodePoolAutonomyOutputWithContext(context.Background())
+}
+
+func (i NodePoolAutonomyArgs) ToNodePoolAutonomyOutputWithContext(ctx context.Context) NodePoolAutonomyOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolAutonomyOutput)
+}
+
+func (i NodePoolAutonomyArgs) ToNodePoolAutonomyPtrOutput() NodePoolAutonomyPtrOutput {
+	return i.ToNodePoolAutonomyPtrOutputWithContext(context.Background())
+}
+
+func (i NodePoolAutonomyArgs) ToNodePoolAutonomyPtrOutputWithContext(ctx context.Context) NodePoolAutonomyPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolAutonomyOutput).ToNodePoolAutonomyPtrOutputWithContext(ctx)
+}
+
+// NodePoolAutonomyPtrInput is an input type that accepts NodePoolAutonomyArgs, NodePoolAutonomyPtr and NodePoolAutonomyPtrOutput values.
+// You can construct a concrete instance of `NodePoolAutonomyPtrInput` via:
+//
+//	        NodePoolAutonomyArgs{...}
+//
+//	or:
+//
+//	        nil
+type NodePoolAutonomyPtrInput interface {
+	pulumi.Input
+
+	ToNodePoolAutonomyPtrOutput() NodePoolAutonomyPtrOutput
+	ToNodePoolAutonomyPtrOutputWithContext(context.Context) NodePoolAutonomyPtrOutput
+}
+
+type nodePoolAutonomyPtrType NodePoolAutonomyArgs
+
+func NodePoolAutonomyPtr(v *NodePoolAutonomyArgs) NodePoolAutonomyPtrInput {
+	return (*nodePoolAutonomyPtrType)(v)
+}
+
+func (*nodePoolAutonomyPtrType) ElementType() reflect.Type {
+	return reflect.TypeOf((**NodePoolAutonomy)(nil)).Elem()
+}
+
+func (i *nodePoolAutonomyPtrType) ToNodePoolAutonomyPtrOutput() NodePoolAutonomyPtrOutput {
+	return i.ToNodePoolAutonomyPtrOutputWithContext(context.Background())
+}
+
+func (i *nodePoolAutonomyPtrType) ToNodePoolAutonomyPtrOutputWithContext(ctx context.Context) NodePoolAutonomyPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolAutonomyPtrOutput)
+}
+
+type NodePoolAutonomyOutput struct{ *pulumi.OutputState }
+
+func (NodePoolAutonomyOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*NodePoolAutonomy)(nil)).Elem()
+}
+
+func (o NodePoolAutonomyOutput) ToNodePoolAutonomyOutput() NodePoolAutonomyOutput {
+	return o
+}
+
+func (o NodePoolAutonomyOutput) ToNodePoolAutonomyOutputWithContext(ctx context.Context) NodePoolAutonomyOutput {
+	return o
+}
+
+func (o NodePoolAutonomyOutput) ToNodePoolAutonomyPtrOutput() NodePoolAutonomyPtrOutput {
+	return o.ToNodePoolAutonomyPtrOutputWithContext(context.Background())
+}
+
+func (o NodePoolAutonomyOutput) ToNodePoolAutonomyPtrOutputWithContext(ctx context.Context) NodePoolAutonomyPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, v NodePoolAutonomy) *NodePoolAutonomy {
+		return &v
+	}).(NodePoolAutonomyPtrOutput)
+}
+
+// How long a node may be cut off before its pods are deleted, so that others can take their place, like `72h`. They are deleted gracefully: until the node is back they are Terminating, and a StatefulSet's pod is not replaced. Pods of DaemonSets stay. Without it pods stay for a cut of any length.
+func (o NodePoolAutonomyOutput) Duration() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v NodePoolAutonomy) *string { return v.Duration }).(pulumi.StringPtrOutput)
+}
+
+// What becomes of the pull policy `Always` of such pods when they are created: `IfNotPresent`, so that their containers can be started again without a registry, or `AsDeclared`. Default `IfNotPresent`.
+func (o NodePoolAutonomyOutput) ImagePullPolicy() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v NodePoolAutonomy) *string { return v.ImagePullPolicy }).(pulumi.StringPtrOutput)
+}
+
+type NodePoolAutonomyPtrOutput struct{ *pulumi.OutputState }
+
+func (NodePoolAutonomyPtrOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((**NodePoolAutonomy)(nil)).Elem()
+}
+
+func (o NodePoolAutonomyPtrOutput) ToNodePoolAutonomyPtrOutput() NodePoolAutonomyPtrOutput {
+	return o
+}
+
+func (o NodePoolAutonomyPtrOutput) ToNodePoolAutonomyPtrOutputWithContext(ctx context.Context) NodePoolAutonomyPtrOutput {
+	return o
+}
+
+func (o NodePoolAutonomyPtrOutput) Elem() NodePoolAutonomyOutput {
+	return o.ApplyT(func(v *NodePoolAutonomy) NodePoolAutonomy {
+		if v != nil {
+			return *v
+		}
+		var ret NodePoolAutonomy
+		return ret
+	}).(NodePoolAutonomyOutput)
+}
+
+// How long a node may be cut off before its pods are deleted, so that others can take their place, like `72h`. They are deleted gracefully: until the node is back they are Terminating, and a StatefulSet's pod is not replaced. Pods of DaemonSets stay. Without it pods stay for a cut of any length.
+func (o NodePoolAutonomyPtrOutput) Duration() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *NodePoolAutonomy) *string {
+		if v == nil {
+			return nil
+		}
+		return v.Duration
+	}).(pulumi.StringPtrOutput)
+}
+
+// What becomes of the pull policy `Always` of such pods when they are created: `IfNotPresent`, so that their containers can be started again without a registry, or `AsDeclared`. Default `IfNotPresent`.
+func (o NodePoolAutonomyPtrOutput) ImagePullPolicy() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *NodePoolAutonomy) *string {
+		if v == nil {
+			return nil
+		}
+		return v.ImagePullPolicy
+	}).(pulumi.StringPtrOutput)
+}
+
 type NodePoolTimeouts struct {
 	// How long creating may take, like `90s` or `1h30m`. What is unfinished when it ends is finished by the next apply. Default `10m`.
 	Create *string `pulumi:"create"`
@@ -3353,6 +3509,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeLocalPtrInput)(nil)).Elem(), NodeLocalArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeOnDestroyInput)(nil)).Elem(), NodeOnDestroyArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeOnDestroyPtrInput)(nil)).Elem(), NodeOnDestroyArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolAutonomyInput)(nil)).Elem(), NodePoolAutonomyArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolAutonomyPtrInput)(nil)).Elem(), NodePoolAutonomyArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolTimeoutsInput)(nil)).Elem(), NodePoolTimeoutsArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolTimeoutsPtrInput)(nil)).Elem(), NodePoolTimeoutsArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeTimeoutsInput)(nil)).Elem(), NodeTimeoutsArgs{})
@@ -3397,6 +3555,8 @@ func init() {
 	pulumi.RegisterOutputType(NodeLocalPtrOutput{})
 	pulumi.RegisterOutputType(NodeOnDestroyOutput{})
 	pulumi.RegisterOutputType(NodeOnDestroyPtrOutput{})
+	pulumi.RegisterOutputType(NodePoolAutonomyOutput{})
+	pulumi.RegisterOutputType(NodePoolAutonomyPtrOutput{})
 	pulumi.RegisterOutputType(NodePoolTimeoutsOutput{})
 	pulumi.RegisterOutputType(NodePoolTimeoutsPtrOutput{})
 	pulumi.RegisterOutputType(NodeTimeoutsOutput{})

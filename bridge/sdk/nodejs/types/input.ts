@@ -74,6 +74,17 @@ export interface NodeOnDestroy {
     timeout?: pulumi.Input<string>;
 }
 
+export interface NodePoolAutonomy {
+    /**
+     * How long a node may be cut off before its pods are deleted, so that others can take their place, like `72h`. They are deleted gracefully: until the node is back they are Terminating, and a StatefulSet's pod is not replaced. Pods of DaemonSets stay. Without it pods stay for a cut of any length.
+     */
+    duration?: pulumi.Input<string>;
+    /**
+     * What becomes of the pull policy `Always` of such pods when they are created: `IfNotPresent`, so that their containers can be started again without a registry, or `AsDeclared`. Default `IfNotPresent`.
+     */
+    imagePullPolicy?: pulumi.Input<string>;
+}
+
 export interface NodePoolTimeouts {
     /**
      * How long creating may take, like `90s` or `1h30m`. What is unfinished when it ends is finished by the next apply. Default `10m`.
