@@ -51,6 +51,15 @@ func madeBy(object, owner client.Object) bool {
 	return reference != nil && reference.UID == owner.GetUID()
 }
 
+// madeByNamesake says whether the controller of object was an earlier object of
+// owner's kind and name, one that has been deleted since: names are unique, so
+// that two with different uids never live at once.
+func madeByNamesake(object, owner client.Object) bool {
+	reference := metav1.GetControllerOf(object)
+	return reference != nil && reference.Kind == "UnitDeployment" && reference.Name == owner.GetName() &&
+		strings.HasPrefix(reference.APIVersion, v1alpha1.GroupVersion.Group+"/") && reference.UID != owner.GetUID()
+}
+
 func validObjectName(name string) bool {
 	return len(validation.IsDNS1123Subdomain(name)) == 0 && !strings.Contains(name, "..")
 }

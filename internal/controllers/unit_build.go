@@ -159,10 +159,11 @@ func protocolOf(protocol corev1.Protocol) corev1.Protocol {
 	return protocol
 }
 
-// minReadySeconds is how long a pod must stay ready to count: long enough for
-// one that exits at once to have done so twice, which the kubelet then calls a
-// crash loop, and short beside a rollout.
-const minReadySeconds = 2
+// minReadySeconds is how long a pod must stay ready to count: longer than a
+// container that exits at once looks as if it ran. The kubelet notices an exit
+// with its next look at the runtime, a second later, and the time since which a
+// pod is ready is written in whole seconds; the rest is for a busy machine.
+const minReadySeconds = 4
 
 // buildService makes the Service in front of all units; nil if none is asked
 // for.

@@ -248,6 +248,10 @@ func (r *unitReconciler) applyOwned(ctx context.Context, ud *v1alpha1.UnitDeploy
 		}
 	}
 	if have != nil && !madeBy(have, ud) {
+		if madeByNamesake(have, ud) {
+			// The garbage collector takes it away, and its end brings us back.
+			return nil, "", fmt.Errorf("%s %s is left of a unit deployment of this name that was deleted; waiting until it is gone", kind, name)
+		}
 		return nil, fmt.Sprintf("%s %s exists and was not made by this unit deployment", kind, name), nil
 	}
 	owner := client.ObjectKeyFromObject(ud)

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +28,7 @@ const revisionAnnotation = "deployment.kubernetes.io/revision"
 // pkg/kubelet/container).
 var failingReasons = []string{
 	"ImagePullBackOff", "ErrImagePull", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError",
-	"CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+	crashLoop, "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
 }
 
 // failure is a container that cannot start.
@@ -135,25 +136,61 @@ func failingContainer(pods []corev1.Pod) *failure {
 		if !pod.DeletionTimestamp.IsZero() {
 			continue
 		}
-		for _, status := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
-			waiting := status.State.Waiting
-			if waiting == nil || !slices.Contains(failingReasons, waiting.Reason) {
+		for i := range pod.Status.InitContainerStatuses {
+			// One that ended well has done its work.
+			status := &pod.Status.InitContainerStatuses[i]
+			if ended := status.State.Terminated; ended != nil && ended.ExitCode == 0 {
 				continue
 			}
-			found := &failure{pod: pod, container: status.Name, reason: waiting.Reason, text: waiting.Message}
-			if last := status.LastTerminationState.Terminated; last != nil && waiting.Reason == "CrashLoopBackOff" {
-				found.text = fmt.Sprintf("exited with code %d", last.ExitCode)
-				if last.Reason != "" && last.Reason != "Error" {
-					found.text += " (" + last.Reason + ")"
-				}
-				if text := strings.TrimSpace(last.Message); text != "" {
-					found.text += ": " + text
-				}
+			if found := containerFailure(pod, status); found != nil {
+				return found
 			}
-			return found
+		}
+		for i := range pod.Status.ContainerStatuses {
+			if found := containerFailure(pod, &pod.Status.ContainerStatuses[i]); found != nil {
+				return found
+			}
 		}
 	}
 	return nil
+}
+
+// crashLoop is the reason a kubelet gives a container that it waits to start
+// again.
+const crashLoop = "CrashLoopBackOff"
+
+// crashLoopSpan is how soon after one exit another makes a crash loop: the
+// longest a kubelet waits between two starts by default
+// (k8s.io/kubernetes/pkg/kubelet: MaxContainerBackOff).
+const crashLoopSpan = 5 * time.Minute
+
+// containerFailure says why a container cannot start; nil where it runs, or may
+// yet. A crash loop is told by its second exit: the kubelet writes
+// CrashLoopBackOff only at the end of a wait, a fraction of a second before it
+// starts the container again, and reports "terminated" for the seconds before.
+func containerFailure(pod *corev1.Pod, status *corev1.ContainerStatus) *failure {
+	last := status.LastTerminationState.Terminated
+	switch waiting, ended := status.State.Waiting, status.State.Terminated; {
+	case waiting != nil && waiting.Reason == crashLoop && last != nil:
+		return &failure{pod: pod, container: status.Name, reason: crashLoop, text: exitText(last)}
+	case waiting != nil && slices.Contains(failingReasons, waiting.Reason):
+		return &failure{pod: pod, container: status.Name, reason: waiting.Reason, text: waiting.Message}
+	case ended != nil && last != nil && status.RestartCount > 0 && ended.FinishedAt.Sub(last.FinishedAt.Time) <= crashLoopSpan:
+		return &failure{pod: pod, container: status.Name, reason: crashLoop, text: exitText(ended)}
+	}
+	return nil
+}
+
+// exitText says how a container ended, with the end of its log where it failed.
+func exitText(ended *corev1.ContainerStateTerminated) string {
+	text := fmt.Sprintf("exited with code %d", ended.ExitCode)
+	if ended.Reason != "" && ended.Reason != "Error" {
+		text += " (" + ended.Reason + ")"
+	}
+	if message := strings.TrimSpace(ended.Message); message != "" {
+		text += ": " + message
+	}
+	return text
 }
 
 func failureMessage(f *failure, event string) string {

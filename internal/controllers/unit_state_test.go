@@ -39,6 +39,19 @@ func TestUnitStatus(t *testing.T) {
 	none := &v1alpha1.UnitPool{Name: "p", Replicas: ptr.To[int32](0)}
 	crash := waiting("CrashLoopBackOff", "back-off 10s restarting")
 	crash.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: 137, Reason: "OOMKilled"}
+	// ended is a container whose last two exits were that far apart.
+	ended := func(restarts, code int32, apart time.Duration) corev1.ContainerStatus {
+		last := metav1.NewTime(time.Unix(1, 0))
+		status := corev1.ContainerStatus{Name: "web", RestartCount: restarts, State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+			ExitCode: code, Reason: "Error", Message: "no config\n", FinishedAt: metav1.NewTime(last.Add(apart))}}}
+		if restarts > 0 {
+			status.LastTerminationState.Terminated = &corev1.ContainerStateTerminated{ExitCode: code, FinishedAt: last}
+		}
+		return status
+	}
+	initDone, initFailing := podWith("a"), podWith("a")
+	initDone.Status.InitContainerStatuses = []corev1.ContainerStatus{ended(2, 0, time.Second)}
+	initFailing.Status.InitContainerStatuses = []corev1.ContainerStatus{ended(1, 3, time.Second)}
 	now := metav1.NewTime(time.Unix(1, 0))
 	dying := podWith("dying", waiting("ErrImagePull", "x"))
 	dying.DeletionTimestamp = &now
@@ -73,6 +86,12 @@ func TestUnitStatus(t *testing.T) {
 		{"image", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("b"), podWith("a", waiting("ErrImagePull", "not found"))}, event: "pull failed"}, v1alpha1.UnitFailed, "container web of pod a: ErrImagePull: not found; last event: pull failed"},
 		{"image name", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", waiting("InvalidImageName", "bad"))}, event: "bad"}, v1alpha1.UnitFailed, "InvalidImageName: bad"},
 		{"crash", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", crash)}}, v1alpha1.UnitFailed, "CrashLoopBackOff: exited with code 137 (OOMKilled)"},
+		{"exited once", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", ended(0, 3, 0))}}, v1alpha1.UnitProgressing, "replicas ready"},
+		{"exited twice", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", ended(1, 3, 2*time.Second))}}, v1alpha1.UnitFailed, "CrashLoopBackOff: exited with code 3: no config"},
+		{"exited twice and well", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", ended(1, 0, 2*time.Second))}}, v1alpha1.UnitFailed, "exited with code 0"},
+		{"exited again after a long time", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", ended(1, 3, time.Hour))}}, v1alpha1.UnitProgressing, "replicas ready"},
+		{"an init container has done its work", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{initDone}}, v1alpha1.UnitProgressing, "replicas ready"},
+		{"an init container exited twice", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{initFailing}}, v1alpha1.UnitFailed, "exited with code 3"},
 		{"only starting", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{podWith("a", waiting("ContainerCreating", ""))}}, v1alpha1.UnitProgressing, "replicas ready"},
 		{"a pod that goes is no failure", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: workload(1, 1, 2, 2, 2, 1), pods: []corev1.Pod{dying}}, v1alpha1.UnitProgressing, "replicas ready"},
 		{"no pods for quota", unitFacts{pool: two, poolKnown: true, nodes: 1, connected: 1, workload: stuck}, v1alpha1.UnitFailed, "FailedCreate: exceeded quota"},

@@ -292,3 +292,39 @@ func TestUnitTakesNothingOver(t *testing.T) {
 	})
 	w.condition(t, "t-web", v1alpha1.ConditionUnitsFailed, metav1.ConditionTrue, "Service default/t-web")
 }
+
+// TestUnitMadeAnew: Terraform deletes a unit deployment and makes one of the same
+// name within a second; the garbage collector may take longer.
+func TestUnitMadeAnew(t *testing.T) {
+	w := real(t)
+	w.joined(t, "n-pool", "n-1")
+	first := unitDeployment("n-web", v1alpha1.UnitPool{Name: "n-pool"})
+	w.create(t, first)
+	w.unit(t, "n-web", "n-pool", func(u v1alpha1.UnitStatus) bool { return u.Workload != "" })
+	// Holds the first one's workload as a slow garbage collector would.
+	const hold = "edgewright.dev/test-hold"
+	update(t, w, &appsv1.Deployment{}, "default/n-web-n-pool", func(d *appsv1.Deployment) { d.Finalizers = append(d.Finalizers, hold) })
+	w.delete(t, first)
+	eventually(t, "the first unit deployment is gone", func() error {
+		return w.gone(t.Context(), &v1alpha1.UnitDeployment{}, "default/n-web")
+	})
+	second := unitDeployment("n-web", v1alpha1.UnitPool{Name: "n-pool"})
+	w.create(t, second)
+	w.unit(t, "n-web", "n-pool", func(u v1alpha1.UnitStatus) bool {
+		return u.State == v1alpha1.UnitProgressing && strings.Contains(u.Message, "left of a unit deployment of this name")
+	})
+	w.condition(t, "n-web", v1alpha1.ConditionUnitsFailed, metav1.ConditionFalse, "")
+	update(t, w, &appsv1.Deployment{}, "default/n-web-n-pool", func(d *appsv1.Deployment) {
+		d.Finalizers = slices.DeleteFunc(d.Finalizers, func(f string) bool { return f == hold })
+	})
+	eventually(t, "the workload is the second one's", func() error {
+		var d appsv1.Deployment
+		if err := w.admin.Get(t.Context(), objectKey("default/n-web-n-pool"), &d); err != nil {
+			return err
+		}
+		if owner := metav1.GetControllerOf(&d); owner == nil || owner.UID != second.UID {
+			return fmt.Errorf("its owner is %+v, want %s", owner, second.UID)
+		}
+		return nil
+	})
+}

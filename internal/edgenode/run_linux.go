@@ -24,6 +24,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
@@ -45,6 +46,9 @@ const (
 	runtimeGroup   = "runtime"
 	componentGroup = "components"
 )
+
+// hubDir below the node's data is where the hub keeps its replica of the API.
+const hubDir = "hub"
 
 // gcPercent is how much garbage the daemon lets gather, in percent of what is in
 // use: half of Go's own. It mostly waits, on machines whose memory is short.
@@ -92,7 +96,11 @@ type node struct {
 	renewed func()
 
 	podCIDRs atomic.Pointer[[]netip.Prefix] // nil until known
-	hub      atomic.Pointer[hub.Hub]        // nil until it serves
+	// connected: the tunnel has a session. Whoever sets one of the two looks at
+	// the other after, so that the link learns of it in any order.
+	connected atomic.Bool
+	link      atomic.Pointer[link.Monitor] // of the hub; nil before it is there
+	hub       atomic.Pointer[hub.Hub]      // nil until it serves
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -300,6 +308,10 @@ func (n *node) heartbeat() tunnel.Heartbeat {
 }
 
 func (n *node) linkChanged(connected bool, gateway string) {
+	n.connected.Store(connected)
+	if l := n.link.Load(); l != nil {
+		l.Session(connected)
+	}
 	n.status.update(func(s *Status) {
 		link := LinkConnected
 		if !connected {
@@ -338,13 +350,15 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		LocalCA:            local.ca.Pool(),
 		DialUpstream:       tunnel.DialAPIServer, UpstreamCA: id.ca, UpstreamServerName: apiserverName,
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
-		KubernetesEndpoint: endpoint, Logger: n.log.With("part", "hub"),
+		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
 	})
 	if err != nil {
 		components.Close()
 		pods.Close()
 		return err
 	}
+	n.link.Store(h.Link())
+	h.Link().Session(n.connected.Load())
 	n.hub.Store(h)
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })

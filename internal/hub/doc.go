@@ -10,8 +10,16 @@
 //
 //	pods ── TLS with the apiserver itself, own token ──► ServePods ──────────► tunnel ► apiserver
 //
-// Requests are streamed through, with one exception: the EndpointSlice
-// default/kubernetes, which the hub synthesizes. It names the node's own
+// Reads of what the node mirrors are answered from its own replica, online and
+// offline alike; all else is streamed through while the apiserver can be reached:
+//
+//	apiserver ══► mirror ──► store (Config.DataDir)
+//	                 └─────► replica ──► serve ──► callers
+//	                            ▲
+//	         overlay (what the node writes while it is cut off), memo (what it was
+//	         last told and does not mirror)
+//
+// The EndpointSlice default/kubernetes is the hub's own. It names the node's
 // link-local address of ServePods, which the API refuses in a stored slice.
 //
 // The hub never serves an unauthenticated caller, never forwards a caller's
@@ -26,6 +34,8 @@
 //	authenticate.go who calls;  authorize.go what they may do and as whom
 //	request.go      what a request asks for
 //	upstream.go     one HTTP/2 transport an identity
+//	data.go         the replica: store, mirror, memo together
+//	local.go        answering on the node;  remember.go, writes.go, lease.go its parts
 //	forward.go      streaming a request through
 //	slices.go       requests for EndpointSlices: which are rewritten and how
 //	synthetic.go    the slice itself;  in which encoding: package codec
@@ -33,6 +43,9 @@
 //	passthrough.go  ServePods;  codec/ how objects look as bytes
 //
 // # Resource versions of the synthetic slice
+//
+// In the replica it is an object like others, with the version of the list it
+// first stood in (see package mirror). Where slices are streamed through:
 //
 // Reflectors resume from the resourceVersion of the last event they saw, so the
 // slice must never carry one that is ahead of or behind what the client has

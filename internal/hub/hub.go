@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"k8s.io/utils/clock"
@@ -65,8 +66,12 @@ type Config struct {
 	// synthesized slice default/kubernetes.
 	KubernetesEndpoint netip.AddrPort
 	// Local is what the hub answers from while the apiserver cannot be reached,
-	// and reads of what it mirrors always; nil: everything is streamed through.
+	// and reads of what it mirrors always, where somebody else keeps that: without
+	// it and a DataDir everything is streamed through.
 	Local *Local
+	// DataDir is where the hub keeps the node's replica of the API, in files that
+	// nobody else reads; it is made where it is not there. "": see Local.
+	DataDir string
 	// Logger of the hub; slog.Default where nil.
 	Logger *slog.Logger
 	// Clock judges certificates and times requests out; real time where nil.
@@ -96,6 +101,8 @@ func (c *Config) validate() error {
 		return errors.New("HubCertificate is nil")
 	case !c.KubernetesEndpoint.IsValid() || c.KubernetesEndpoint.Port() == 0:
 		return fmt.Errorf("KubernetesEndpoint %q is not an address and port", c.KubernetesEndpoint)
+	case c.Local != nil && c.DataDir != "":
+		return errors.New("both Local and DataDir are given")
 	}
 	return nil
 }
@@ -108,10 +115,11 @@ type Hub struct {
 	clock     clock.WithDelayedExecution
 	synthetic syntheticSlice
 	upstreams map[identity]*upstream
-	local     *local // nil without Config.Local
+	local     *local // nil without Config.Local and DataDir
+	data      *data  // nil without Config.DataDir
 }
 
-// New checks the configuration. It opens nothing.
+// New checks the configuration and opens the replica; Serve closes it.
 func New(config Config) (*Hub, error) {
 	if err := config.validate(); err != nil {
 		return nil, fmt.Errorf("hub of node %q: %w", config.NodeName, err)
@@ -131,6 +139,13 @@ func New(config Config) (*Hub, error) {
 	h.upstreams = map[identity]*upstream{
 		nodeIdentity: newUpstream(&h.config, config.NodeCertificate),
 		hubIdentity:  newUpstream(&h.config, config.HubCertificate),
+	}
+	if config.DataDir != "" {
+		data, local, err := openData(h)
+		if err != nil {
+			return nil, fmt.Errorf("hub of node %q: %w", config.NodeName, err)
+		}
+		h.data, config.Local = data, local
 	}
 	if config.Local != nil {
 		h.local = newLocal(h, *config.Local)
@@ -171,12 +186,7 @@ func (h *Hub) Serve(ctx context.Context) error {
 			},
 		},
 	}
-	if h.local != nil {
-		running, stop := context.WithCancel(ctx)
-		ended := make(chan struct{})
-		go func() { defer close(ended); h.local.run(running) }()
-		defer func() { stop(); <-ended }()
-	}
+	defer h.runParts(ctx)()
 	done := make(chan error, 1)
 	go func() { done <- server.ServeTLS(h.config.Listener, "", "") }()
 	select {
@@ -196,6 +206,32 @@ func (h *Hub) Serve(ctx context.Context) error {
 		return fmt.Errorf("hub of node %s: %w", h.config.NodeName, err)
 	}
 	return nil
+}
+
+// runParts does what is done beside answering, and returns what ends it.
+func (h *Hub) runParts(ctx context.Context) (end func()) {
+	ctx, stop := context.WithCancel(ctx)
+	var parts sync.WaitGroup
+	if h.local != nil {
+		parts.Go(func() { h.local.run(ctx) })
+	}
+	if h.data != nil {
+		parts.Go(func() {
+			if err := h.data.run(ctx); err != nil {
+				h.log.Error("mirror the API", "error", err)
+			}
+		})
+	}
+	return func() {
+		stop()
+		parts.Wait()
+		if h.data == nil {
+			return
+		}
+		if err := h.data.store.Close(); err != nil {
+			h.log.Error("close the replica", "error", err)
+		}
+	}
 }
 
 // handle is the life of one request. serving is done once Serve is to end.

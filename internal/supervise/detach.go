@@ -5,6 +5,7 @@ package supervise
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,8 +32,9 @@ type DetachOptions struct {
 }
 
 // StartDetached starts a process that outlives the caller: own session, empty
-// standard input, exactly the given environment. It returns its pid once it
-// runs. While the caller lives it reaps the process.
+// standard input, no other open file of the caller, exactly the given
+// environment. It returns its pid once it runs. While the caller lives it reaps
+// the process.
 func StartDetached(opts DetachOptions) (int, error) {
 	out := opts.LogFile
 	if out == "" {
@@ -45,6 +47,12 @@ func StartDetached(opts DetachOptions) (int, error) {
 		return 0, fmt.Errorf("start %s: %w", opts.Path, err)
 	}
 	defer log.Close()
+	// What the caller inherited and never knew (a lock of the script around it,
+	// a pipe that a CI system reads to its end) would be held as long as the
+	// daemon runs.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return 0, fmt.Errorf("start %s: keep open files to itself: %w", opts.Path, err)
+	}
 	proc, err := startProcess(command{
 		path: opts.Path, argv: append([]string{opts.Path}, opts.Args...), dir: opts.Dir,
 		env: append([]string{}, opts.Env...), output: log, onThread: opts.OnThread,

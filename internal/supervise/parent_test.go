@@ -5,6 +5,7 @@ package supervise
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -334,6 +335,7 @@ func TestStartDetached(t *testing.T) {
 	if root {
 		opts.OnThread = func() error { return unix.Unshare(unix.CLONE_NEWNET) }
 	}
+	inherited := inheritable(t, b.file("inherited"))
 	pid, err := StartDetached(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -341,6 +343,11 @@ func TestStartDetached(t *testing.T) {
 	id := mustIdentity(t, pid)
 	defer signalIdentity(id, syscall.SIGKILL)
 	eventually(t, "it runs", func() bool { return exists(out) })
+	for _, file := range openFiles(t, pid) {
+		if file == inherited {
+			t.Errorf("%s of the caller is still open in the process", file)
+		}
+	}
 	var got struct {
 		Env []string
 		Net string
@@ -395,6 +402,35 @@ func TestStartDetached(t *testing.T) {
 	if data, err = os.ReadFile(out2); err != nil || !strings.Contains(string(data), got.Net) {
 		t.Errorf("not in %s: %s, %v", got.Net, data, err)
 	}
+}
+
+// inheritable opens a file that a child would inherit, as a shell's redirection
+// does, and returns its path.
+func inheritable(t *testing.T, path string) string {
+	t.Helper()
+	fd, err := unix.Open(path, unix.O_CREAT|unix.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	return path
+}
+
+func openFiles(t *testing.T, pid int) []string {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, entry := range entries {
+		// One that was closed since is open no more.
+		if file, err := os.Readlink(filepath.Join(dir, entry.Name())); err == nil {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 func TestStartDetachedErrors(t *testing.T) {

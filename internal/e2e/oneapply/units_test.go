@@ -27,7 +27,7 @@ resource "edge_unit_deployment" "broken" {
 	}
 	for _, c := range []struct{ name, config, want string }{
 		{"an image that cannot be pulled", unit("registry.invalid/none:1", "[]"), "registry.invalid/none:1"},
-		{"a container that exits at once", unit(agnhost, `["no-such-command"]`), "broken"},
+		{"a container that exits at once", unit(agnhost, `["no-such-command"]`), "no-such-command"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r.Config(t, c.config)
@@ -35,7 +35,9 @@ resource "edge_unit_deployment" "broken" {
 			res := r.TryTerraform(t, "apply", "-input=false", "-no-color", "-auto-approve")
 			took := time.Since(began)
 			if res.Err == nil {
-				t.Fatal("the apply succeeded")
+				t.Fatalf("the apply succeeded after %.1f s\n%s%s%s%s%s", took.Seconds(), res.Stdout, res.Stderr,
+					r.TryEdge(t, "kubectl", "-c", quickstart, "get", "ud,deploy,rs,pods,events", "-o", "wide").Stdout,
+					r.TryEdge(t, "kubectl", "-c", quickstart, "get", "pods", "-o", "yaml", "-l", "edgewright.dev/pool=tokyo").Stdout, r.Logs())
 			}
 			text := strings.Join(strings.Fields(strings.ReplaceAll(res.Stderr, "│", "")), " ")
 			contains(t, text, c.want)
