@@ -77,7 +77,10 @@ func openData(h *Hub) (_ *data, _ *Local, err error) {
 		return nil, nil, err
 	}
 	return d, &Local{
-		Replica: d.mirror, Layer: d.mirror, Memo: memo.New(d.store, remembered, h.log), RenewLease: true,
+		Replica: d.mirror, Layer: d.mirror, Memo: memo.New(d.store, remembered, h.log),
+		// The gateway renews the node's lease, by what the agent says of
+		// KubeletRenewed: nothing of it crosses the WAN but a heartbeat.
+		RenewLease: false,
 		OnLink: func(s link.State) { d.mirror.SetLink(s.Online, s.Since) },
 	}, nil
 }
