@@ -31,6 +31,7 @@ func (l *lab) renewConfig(cert *tls.Certificate) agent.RenewConfig {
 	return agent.RenewConfig{
 		Gateways: []string{gatewayAddr.String()}, RootCAs: l.ca.Pool, Certificate: tunneltest.Source(cert),
 		ListenPacket: func() (net.PacketConn, error) { return l.net.Listen(netipAddr("10.0.7.7:0")), nil },
+		DialStream:   l.dialStream(netip.MustParseAddr("10.0.7.7")),
 	}
 }
 
@@ -58,12 +59,16 @@ func TestRenew(t *testing.T) {
 		for name, cert := range map[string]*tls.Certificate{
 			"expired": l.ended(t, "berlin-1", time.Minute), "not expired": l.ca.Node(t, "berlin-1"),
 		} {
-			got, err := agent.Renew(t.Context(), l.renewConfig(cert), want)
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			if d := cmp.Diff(answer, got); d != "" {
-				t.Error(d)
+			for _, transport := range []agent.Transport{agent.QUIC, agent.TCP} {
+				cfg := l.renewConfig(cert)
+				cfg.Transport = transport
+				got, err := agent.Renew(t.Context(), cfg, want)
+				if err != nil {
+					t.Fatalf("%s, over %s: %v", name, transport, err)
+				}
+				if d := cmp.Diff(answer, got); d != "" {
+					t.Error(d)
+				}
 			}
 		}
 		answer = enroll.Response{Error: &enroll.RemoteError{Code: enroll.CodeRevoked, Message: "revoked"}}
@@ -71,7 +76,7 @@ func TestRenew(t *testing.T) {
 		if refused, ok := errors.AsType[*enroll.RemoteError](err); !ok || refused.Code != enroll.CodeRevoked {
 			t.Errorf("error: %v", err)
 		}
-		if asked != 3 || !strings.Contains(l.logs.String(), "msg=renewal") || !strings.Contains(l.logs.String(), "node=berlin-1") {
+		if asked != 5 || !strings.Contains(l.logs.String(), "msg=renewal") || !strings.Contains(l.logs.String(), "node=berlin-1") {
 			t.Errorf("asked %d times; log: %s", asked, l.logs.String())
 		}
 	})
