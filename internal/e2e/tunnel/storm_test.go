@@ -161,10 +161,7 @@ func (w *world) crowd(n int) []*bystander {
 					w.t.Error(err)
 					continue
 				}
-				edge.Status.Key = fingerprint
-				if err := w.admin.Status().Update(w.t.Context(), edge); err != nil {
-					w.t.Error(err)
-				}
+				w.setKey(edge.Name, fingerprint)
 			}
 		})
 	}

@@ -29,6 +29,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	apiruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -318,11 +319,18 @@ func (w *world) enroll(name string) *node {
 	}
 	edge := &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.EdgeNodeSpec{Pool: "pool"}}
 	w.create(edge)
-	edge.Status.Key = fingerprint
-	if err := w.admin.Status().Update(w.t.Context(), edge); err != nil {
+	w.setKey(name, fingerprint)
+	return &node{name: name, key: key, log: &lineLog{}}
+}
+
+// setKey writes which key is enrolled; empty revokes it.
+func (w *world) setKey(name, fingerprint string) {
+	w.t.Helper()
+	edge := &v1alpha1.EdgeNode{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	patch := client.RawPatch(types.MergePatchType, fmt.Appendf(nil, `{"status":{"key":%q}}`, fingerprint))
+	if err := w.admin.Status().Patch(w.t.Context(), edge, patch); err != nil {
 		w.t.Fatal(err)
 	}
-	return &node{name: name, key: key, log: &lineLog{}}
 }
 
 // certificate signs the node's client certificate.

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -49,6 +50,8 @@ type Members struct {
 	mu       sync.RWMutex              // guards the fields below
 	keys     map[string]string         // fingerprint of the enrolled key, empty before enrolment, by node name
 	pods     map[string][]netip.Prefix // pod ranges by node name
+	lan      map[netip.Addr][]string   // node names by address that a node reports
+	addrs    map[string][]netip.Addr   // the same by node name
 	policies map[string][]byte         // signed.Policy documents by node name
 	services services
 }
@@ -59,6 +62,8 @@ func New() *Members {
 		synced:   make(chan struct{}),
 		keys:     map[string]string{},
 		pods:     map[string][]netip.Prefix{},
+		lan:      map[netip.Addr][]string{},
+		addrs:    map[string][]netip.Addr{},
 		policies: map[string][]byte{},
 		services: newServices(),
 	}
@@ -188,7 +193,7 @@ func stripNode(in any) (any, error) {
 	if n, ok := in.(*corev1.Node); ok {
 		out := &corev1.Node{}
 		out.Name, out.UID, out.ResourceVersion = n.Name, n.UID, n.ResourceVersion
-		out.Spec.PodCIDRs = n.Spec.PodCIDRs
+		out.Spec.PodCIDRs, out.Status.Addresses = n.Spec.PodCIDRs, n.Status.Addresses
 		return out, nil
 	}
 	return in, nil
@@ -202,8 +207,22 @@ func (m *Members) setNode(o any, gone bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.pods, n.Name)
+	for _, a := range m.addrs[n.Name] {
+		m.lan[a] = slices.DeleteFunc(m.lan[a], func(name string) bool { return name == n.Name })
+		if len(m.lan[a]) == 0 {
+			delete(m.lan, a)
+		}
+	}
+	delete(m.addrs, n.Name)
 	if gone {
 		return
+	}
+	for _, address := range n.Status.Addresses {
+		// Host names are none.
+		if a, err := netip.ParseAddr(address.Address); err == nil {
+			m.lan[a.Unmap()] = append(m.lan[a.Unmap()], n.Name)
+			m.addrs[n.Name] = append(m.addrs[n.Name], a.Unmap())
+		}
 	}
 	for _, cidr := range n.Spec.PodCIDRs {
 		if p, err := netip.ParsePrefix(cidr); err == nil {
@@ -240,8 +259,8 @@ func (m *Members) Authorize(node string, leaf *x509.Certificate) error {
 }
 
 // PodOwner implements gateway.Routes: the node whose pod range holds the
-// address. Node addresses are never routed by: sites share one LAN range on
-// purpose.
+// address. Nodes' own addresses are never routed by: sites share one LAN range
+// on purpose.
 func (m *Members) PodOwner(addr netip.Addr) (string, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
@@ -260,7 +279,16 @@ func (m *Members) PodOwner(addr netip.Addr) (string, error) {
 	if owner != "" {
 		return owner, nil
 	}
-	return "", fmt.Errorf("%s is no pod address of any node: %w", addr, gateway.ErrNoRoute)
+	// Never dialled from here either: what has this address beside the gateway is
+	// something else.
+	switch names := m.lan[addr]; len(names) {
+	case 0:
+		return "", fmt.Errorf("%s is no pod address of any node: %w", addr, gateway.ErrNoRoute)
+	case 1:
+		return "", fmt.Errorf("%s is the address of node %s at its site: use the node's name", addr, names[0])
+	default:
+		return "", fmt.Errorf("%s is the address of %d nodes, each at its site: use the node's name: %w", addr, len(names), gateway.ErrAmbiguous)
+	}
 }
 
 // HasNode implements gateway.Routes: whether a node of that name is declared.

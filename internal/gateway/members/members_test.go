@@ -79,6 +79,23 @@ func TestPodOwner(t *testing.T) {
 	if _, err := m.PodOwner(netip.MustParseAddr("192.168.1.11")); !errors.Is(err, gateway.ErrNoRoute) {
 		t.Errorf("a node's own address: %v", err)
 	}
+	// Two sites, one LAN address: it leads nowhere, neither does one that is known
+	// once.
+	for i, name := range []string{"x", "y"} {
+		n := node(name)
+		n.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: name}, {Type: corev1.NodeInternalIP, Address: "192.168.1.10"}}
+		m.setNode(n, false)
+		m.setNode(n, false)
+		_, err := m.PodOwner(netip.MustParseAddr("192.168.1.10"))
+		if err == nil || errors.Is(err, gateway.ErrNoRoute) || errors.Is(err, gateway.ErrAmbiguous) != (i == 1) || !strings.Contains(err.Error(), "use the node's name") {
+			t.Errorf("address of %d nodes: %v", i+1, err)
+		}
+	}
+	m.setNode(node("x"), true)
+	m.setNode(node("y"), false)
+	if _, err := m.PodOwner(netip.MustParseAddr("192.168.1.10")); !errors.Is(err, gateway.ErrNoRoute) {
+		t.Errorf("an address that no node has any more: %v", err)
+	}
 	m.setNode(node("c", "10.64.0.0/16"), false)
 	if _, err := m.PodOwner(netip.MustParseAddr("10.64.0.9")); !errors.Is(err, gateway.ErrAmbiguous) {
 		t.Errorf("two owners: %v", err)
