@@ -12,12 +12,24 @@
 //	hub       --------->   agent  --stream--> gateway --> apiserver
 //	device    --edge-join--> gateway --> Enroller
 //
+// Several gateways mesh (SetGateways): each tells the others which nodes it holds,
+// and passes dials of nodes that it does not hold on. See mesh.go.
+//
 // The states of a node's session:
 //
 //	connected --authorised, HELLO--> welcomed --newest--> current
-//	current --a newer one is welcomed--> superseded --30 s or no streams--> closed
-//	current or superseded --Kick--> closed at once
-//	current --Close--> draining --no streams or deadline--> closed
+//	current --a newer one is welcomed, here or at another gateway--> superseded
+//	superseded --no streams, or 15 min--> closed
+//	current or superseded --Kick, at any gateway--> closed at once
+//	current --Close--> draining --moved to another gateway, no streams, or deadline--> closed
+//
+// What a gateway process can do that was taken over: deny service, and see which
+// nodes talk how much. What it carries is encrypted end to end by those who talk.
+// It cannot aim a node's agent at anything that the cluster's authority has not
+// signed, nor name other gateways to it: it holds no key for either. In a local
+// cluster the control plane's daemon runs a gateway and holds the authority's key
+// in one process; that separation begins with gateways of their own (package
+// process).
 //
 // The gateway identifies a node by its certificate alone and reads nothing of
 // what it carries. It makes no API call: whether a node may connect and who

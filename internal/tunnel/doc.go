@@ -13,7 +13,8 @@
 //	  |  HELLO  ---------------------------------------> |  authorised, newest wins
 //	  |  <--------------------------------------- WELCOME|
 //	  |  PING, PONG, DRAIN in both directions            |
-//	  |  HEARTBEAT  -----------------------------------> |  the node's lease, its autonomy
+//	  |  HEARTBEAT, PAD  ------------------------------> |  the node's lease, its autonomy
+//	  |  <--------------------------- GATEWAYS, POLICY   |  signed by the cluster's authority
 //	  |                                                  |
 //	  | dial stream, opened by the gateway               |
 //	  |  <----- header(kubelet | tcp target) [raw bytes] |
@@ -33,7 +34,8 @@
 //
 //	HELLO 1, WELCOME 3: JSON objects; unknown members are ignored.
 //	PING 2, PONG 4: 8 bytes that come back as they were sent.
-//	DRAIN 6, HEARTBEAT 8: JSON objects. Of types that are not known the even
+//	DRAIN 6, HEARTBEAT 8: JSON objects. GATEWAYS 10, POLICY 12: documents of
+//	package signed. PAD 14: filling, skipped. Of types that are not known the even
 //	ones are skipped and the odd ones end the session: whoever adds a message
 //	chooses.
 //
@@ -63,6 +65,12 @@
 // Not here yet: a bound on how long a reader may stall, and a memory budget of
 // the process. Session is the seam for the transport, Capabilities and the kinds
 // for the rest.
+//
+// Gateways speak the same among themselves (ALPN "edge-mesh/1", both with a
+// gateway's certificate): on the first stream MESH-HELLO 5, OWNED 7 (which nodes
+// the sender holds, with their epochs) and KICK 9, in both directions; on every
+// other one a dial for a node of the other end: a Forward, then a dial header and
+// all that follows as above.
 //
 // Joining (ALPN "edge-join/1", no client certificate) is one stream with one
 // message each way, each a 4-byte big-endian length and that many bytes (at
