@@ -179,7 +179,10 @@ func (l *local) learn(ctx context.Context) {
 		l.hub.log.Warn("learn what the cluster serves", "error", err)
 	}
 	err := l.learnIssuer(func(path string) ([]byte, error) {
-		return l.ask(l.hub.upstreams[hubIdentity], l.request(ctx, http.MethodGet, path, "", nil))
+		r := l.request(ctx, http.MethodGet, path, "", nil)
+		// Keys have a media type of their own, which an apiserver insists on.
+		r.Header.Set("Accept", "application/json, application/jwk-set+json")
+		return l.ask(l.hub.upstreams[hubIdentity], r)
 	})
 	if err != nil {
 		l.hub.log.Warn("learn who signs the cluster's tokens", "error", err)

@@ -76,6 +76,9 @@ func cutRig(t *testing.T) (*rig, *signer, string) {
 		switch {
 		case q.URL.Path == "/.well-known/openid-configuration":
 			answer = map[string]string{"issuer": testIssuer}
+		case q.URL.Path == "/openid/v1/jwks" && !strings.Contains(q.Header.Get("Accept"), "application/jwk-set+json"):
+			w.WriteHeader(http.StatusNotAcceptable)
+			return
 		case q.URL.Path == "/openid/v1/jwks":
 			answer = jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}}
 		case strings.HasSuffix(q.URL.Path, "/token"):
