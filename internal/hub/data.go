@@ -81,7 +81,7 @@ func openData(h *Hub) (_ *data, _ *Local, err error) {
 		// The gateway renews the node's lease, by what the agent says of
 		// KubeletRenewed: nothing of it crosses the WAN but a heartbeat.
 		RenewLease: false,
-		OnLink: func(s link.State) { d.mirror.SetLink(s.Online, s.Since) },
+		OnLink:     func(s link.State) { d.mirror.SetLink(s.Online, s.Since) },
 	}, nil
 }
 

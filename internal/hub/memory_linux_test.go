@@ -30,7 +30,6 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
 
@@ -343,7 +342,7 @@ func followAsNode(t *testing.T, local *authority, address string) {
 			t.Fatal(err)
 		}
 		for _, w := range wants {
-			var get rest.Interface = client.CoreV1().RESTClient()
+			get := client.CoreV1().RESTClient()
 			if w.group != "" {
 				get = client.DiscoveryV1().RESTClient()
 			}

@@ -138,7 +138,7 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x := exchange{hub: l.hub, w: w, r: r, req: req, as: hubIdentity}
 	if !req.isResource() {
-		if !(r.Method == http.MethodGet && discovery(req.path) && x.remembered()) {
+		if r.Method != http.MethodGet || !discovery(req.path) || !x.remembered() {
 			codec.WriteStatus(w, x.cut())
 		}
 		return

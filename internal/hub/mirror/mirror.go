@@ -161,7 +161,7 @@ func (m *Mirror) open(r *rule, c replica.Collection) *stream {
 	if s := m.streams[c]; s != nil {
 		return s
 	}
-	m.Cache.Open(c, r.gvk())
+	m.Open(c, r.gvk())
 	s := &stream{mirror: m, rule: r, id: c, log: m.log.With("collection", c.String()), used: m.clock.Now()}
 	m.streams[c] = s
 	return s

@@ -60,8 +60,8 @@ func rules() []rule {
 	return []rule{
 		{resource: core("pods"), kind: "Pod", scope: boundToNode, media: wire.MediaProtobuf, namespaced: true, durable: true},
 		{resource: core("nodes"), kind: "Node", scope: ownNode, media: wire.MediaProtobuf, durable: true, same: sameButHeartbeat},
-		{resource: core("services"), kind: "Service", identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true},
-		{resource: core("namespaces"), kind: "Namespace", identity: HubIdentity, media: wire.MediaProtobuf},
+		{resource: core("services"), kind: "Service", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true},
+		{resource: core("namespaces"), kind: "Namespace", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf},
 		{
 			resource: schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"},
 			kind:     "EndpointSlice", identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true,

@@ -114,7 +114,7 @@ func (s *stream) begin(c content, changed replica.Version) error {
 	s.complete, s.version, s.changed = true, c.version, changed
 	s.known.Store(true)
 	s.refer(values(c.objects), nil)
-	return s.mirror.Cache.Load(s.id, replica.Content{Objects: values(c.objects), Version: c.version, Changed: changed})
+	return s.mirror.Load(s.id, replica.Content{Objects: values(c.objects), Version: c.version, Changed: changed})
 }
 
 func values(objects map[objectKey]*replica.Object) []*replica.Object {
@@ -132,7 +132,7 @@ func (s *stream) held() (content, error) {
 		c.objects = s.below
 		return c, nil
 	}
-	snapshot, err := s.mirror.Cache.Snapshot(s.id)
+	snapshot, err := s.mirror.Snapshot(s.id)
 	if err != nil {
 		return c, err
 	}
@@ -148,7 +148,7 @@ func (s *stream) one(k objectKey) (*replica.Object, error) {
 	if s.below != nil {
 		return s.below[k], nil
 	}
-	o, _, err := s.mirror.Cache.Get(s.id, k.namespace, k.name)
+	o, _, err := s.mirror.Get(s.id, k.namespace, k.name)
 	return o, err
 }
 
@@ -204,7 +204,7 @@ func (s *stream) load(ctx context.Context, c content) error {
 		s.below = c.objects
 		return nil
 	}
-	return s.mirror.Cache.Load(s.id, replica.Content{Objects: objects, Version: c.version})
+	return s.mirror.Load(s.id, replica.Content{Objects: objects, Version: c.version})
 }
 
 // change takes one event of the apiserver's.
@@ -276,7 +276,7 @@ func (s *stream) move(version replica.Version) error {
 	if s.below != nil {
 		return nil
 	}
-	return s.mirror.Cache.Advance(s.id, version)
+	return s.mirror.Advance(s.id, version)
 }
 
 // stored is the state as it goes into the store. The caller holds mu.
@@ -327,7 +327,7 @@ func (s *stream) publish(ctx context.Context, events []*replica.Event, version r
 		}
 		return nil
 	}
-	return s.mirror.Cache.Publish(s.id, events, version)
+	return s.mirror.Publish(s.id, events, version)
 }
 
 // deletions are the objects that are gone after all events: one that was deleted
@@ -367,7 +367,7 @@ func (s *stream) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	s.mirror.Cache.Drop(s.id)
+	s.mirror.Drop(s.id)
 	s.mirror.options.Store.Write(store.Change{Collection: s.id, Drop: true})
 }
 
@@ -382,7 +382,7 @@ func (s *stream) lay(e *replica.Event) error {
 		}
 		s.below = c.objects
 	}
-	return s.mirror.Cache.Publish(s.id, []*replica.Event{e}, e.Version())
+	return s.mirror.Publish(s.id, []*replica.Event{e}, e.Version())
 }
 
 // lift shows the apiserver's state again.
@@ -394,7 +394,7 @@ func (s *stream) lift() {
 	}
 	objects := values(s.below)
 	s.below = nil
-	err := s.mirror.Cache.Reset(s.id, replica.Content{Objects: objects, Version: s.version})
+	err := s.mirror.Reset(s.id, replica.Content{Objects: objects, Version: s.version})
 	if err != nil && !s.ended {
 		s.log.Error("lift the overlay", "error", err)
 	}

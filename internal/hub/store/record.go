@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/sha256"
@@ -105,13 +106,11 @@ func decodeObject(key, record []byte, aead cipher.AEAD) (*replica.Object, error)
 	if err != nil {
 		return nil, err
 	}
-	raw := payload
+	raw := bytes.Clone(payload) // what bbolt gives is good for its transaction only
 	if flags&flagSealed != 0 {
 		if raw, err = openBytes(aead, key, payload); err != nil {
 			return nil, err
 		}
-	} else {
-		raw = append(make([]byte, 0, len(payload)), payload...)
 	}
 	media := wire.MediaProtobuf
 	if flags&flagJSON != 0 {

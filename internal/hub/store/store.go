@@ -109,9 +109,6 @@ type Store struct {
 	closed bool
 }
 
-// errClosed: the store was closed.
-var errClosed = errors.New("the store is closed")
-
 // Open opens the store, sets aside what is damaged, and hands over all it holds.
 // An error is not about damage: the disk, or another process that holds it.
 func Open(o Options) (*Store, []Stored, error) {

@@ -27,7 +27,7 @@ func service() *corev1.Service {
 			Labels:      map[string]string{"app": "till", "": "empty key"},
 			Annotations: map[string]string{"note": "<b>&</b>"},
 			ManagedFields: []metav1.ManagedFieldsEntry{
-				{Manager: "kubectl", Operation: "Apply", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:spec":{}}`)}},
+				{Manager: "kubectl", Operation: "Apply", FieldsV1: metav1.NewFieldsV1(`{"f:spec":{}}`)},
 			},
 		},
 		Spec: corev1.ServiceSpec{ClusterIP: "10.96.0.9", Selector: map[string]string{"app": "till"}},
