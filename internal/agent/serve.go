@@ -38,7 +38,7 @@ func (a *Agent) serve(ctx context.Context, s *session, st tunnel.Stream) {
 		_ = c.Close() // nothing was carried
 		return
 	}
-	out := tunnel.Splice(st, c, tunnel.SpliceOptions{})
+	out := tunnel.Splice(st, c, tunnel.SpliceOptions{Stalls: s.stalls})
 	log.Debug("carried", "received", out.AToB, "sent", out.BToA, "error", out.Err)
 }
 

@@ -85,6 +85,7 @@ type way struct {
 	// streams counts the dial; who opened it ends it there.
 	streams   *tunnel.Inflight
 	kubeletUp *atomic.Bool
+	stalls    *tunnel.Stalls
 }
 
 // open begins a dial and counts it in the way's streams, which the caller ends.
@@ -119,7 +120,7 @@ func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.
 			s.streams.Done()
 			return nil, way{}, err
 		}
-		return d, way{node, &s.streams, &s.kubeletUp}, nil
+		return d, way{node, &s.streams, &s.kubeletUp, s.stalls}, nil
 	}
 	if hops == 0 {
 		return nil, way{}, fmt.Errorf("%w: it is at gateway %s", ErrNotConnected, l.id)
@@ -130,7 +131,7 @@ func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.
 		l.streams.Done()
 		return nil, way{}, fmt.Errorf("through gateway %s: %w", l.id, err)
 	}
-	return d, way{node, &l.streams, &far.kubeletUp}, nil
+	return d, way{node, &l.streams, &far.kubeletUp, l.stalls}, nil
 }
 
 // await reads the node's answer, within GatewayDialTimeout.

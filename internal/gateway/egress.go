@@ -114,7 +114,7 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 		return tunnel.Spliced{Err: err}
 	}
 	defer w.streams.Done()
-	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true}
+	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true, Stalls: w.stalls}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial
 		// fails after all, the apiserver sees the connection end.

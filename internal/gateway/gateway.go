@@ -53,7 +53,8 @@ type Gateway struct {
 	accepted   *rate.Limiter // all
 	events     *eventQueue
 	metrics    *metrics
-	budget     *tunnel.Budget // of receive windows
+	budget     *tunnel.Budget    // of receive windows
+	stalled    *tunnel.StallPool // of all sessions
 
 	mu       sync.Mutex          // guards all below
 	current  map[string]*session // none of a node whose newest session is elsewhere
@@ -85,6 +86,7 @@ func New(cfg Config) (*Gateway, error) {
 		nodeRate:   newKeyLimiter[string](sessionRate, sessionBurst, maxSessionNodes),
 		handshakes: rate.NewLimiter(handshakeRate, handshakeRate),
 		budget:     tunnel.NewBudget(windowBudget),
+		stalled:    tunnel.NewStallPool(stallBudget),
 		accepted:   rate.NewLimiter(maxHandshakeRate, maxHandshakeRate),
 		metrics:    newMetrics(),
 		current:    map[string]*session{},

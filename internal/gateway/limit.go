@@ -28,6 +28,9 @@ const (
 	// are refused before any work is done for them, and the agents come back
 	// after a jittered while, or go to another gateway.
 	maxHandshakeRate = 1000
+	// stallBudget is what connections that nobody reads may make the process
+	// hold, whichever nodes they are of.
+	stallBudget = 512 << 20
 	// returnRate is how many nodes a second are to return when this gateway is
 	// lost; see tunnel.Welcome.SpreadMS.
 	returnRate = 500

@@ -162,7 +162,8 @@ type linkTo struct {
 // runLink runs a connection to another gateway until it ends.
 func (g *Gateway) runLink(ctx context.Context, sess tunnel.Session, st tunnel.Stream, to linkTo) error {
 	l := &link{
-		id: to.id, dialled: to.dialled, sess: sess, control: tunnel.NewControl(st), wake: make(chan struct{}, 1),
+		stalls: tunnel.NewStalls(tunnel.GatewayStallLimit, g.stalled),
+		id:     to.id, dialled: to.dialled, sess: sess, control: tunnel.NewControl(st), wake: make(chan struct{}, 1),
 		holds: map[string]*holding{}, dirty: map[string]struct{}{},
 	}
 	if err := l.control.Send(g.meshHello()); err != nil {
@@ -362,7 +363,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 	}
 	defer w.streams.Done()
 	// The node's answer is the first that comes back: it goes through as it is.
-	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{}))
+	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{Stalls: w.stalls}))
 }
 
 // forwardFailure is the answer to another gateway.

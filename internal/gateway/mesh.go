@@ -36,6 +36,7 @@ const maxEpochSkew = 10 * time.Minute
 
 // link is a connection to another gateway process.
 type link struct {
+	stalls  *tunnel.Stalls
 	id      string // of the gateway
 	process string
 	dialled bool // by this end

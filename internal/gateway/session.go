@@ -27,6 +27,7 @@ type session struct {
 	// not be awaited before the caller is told to go on.
 	kubeletUp atomic.Bool
 	handlers  sync.WaitGroup // of its loops and streams
+	stalls    *tunnel.Stalls
 }
 
 // serveNode admits a node and starts its session, in goroutines that group
@@ -70,7 +71,7 @@ func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.
 		return refuse("too many of the node", tunnel.CloseRateLimited,
 			errors.New(tunnel.RetryReason(sessionRetry, "too many sessions of this node")))
 	}
-	s = &session{node: node, sess: sess, log: log}
+	s = &session{node: node, sess: sess, log: log, stalls: tunnel.NewStalls(tunnel.GatewayStallLimit, g.stalled)}
 	if old, err = g.welcome(ctx, s); err != nil {
 		if sess.Err() != nil || ctx.Err() != nil {
 			return nil, nil
@@ -272,5 +273,5 @@ func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream)
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	a.end(tunnel.Splice(st, c, tunnel.SpliceOptions{}))
+	a.end(tunnel.Splice(st, c, tunnel.SpliceOptions{Stalls: s.stalls}))
 }

@@ -62,9 +62,13 @@
 // After that QUIC's own framing is all there is. FIN is a half-close, a reset
 // stream is a reset connection; see Splice.
 //
-// Not here yet: a bound on how long a reader may stall, and a memory budget of
-// the process. Session is the seam for the transport, Capabilities and the kinds
-// for the rest.
+// A session is carried by QUIC, or by TLS over TCP with a multiplexer where UDP
+// does not pass (MuxSession); its users see no difference. Over TCP one notice
+// says why a session closes, on a stream of its own; see notice.go.
+//
+// Readers that do not read cost others nothing until what they hold is most of
+// the credit of their session or of the process; then the longest stalled are
+// cut. See Stalls.
 //
 // Gateways speak the same among themselves (ALPN "edge-mesh/1", both with a
 // gateway's certificate): on the first stream MESH-HELLO 5, OWNED 7 (which nodes

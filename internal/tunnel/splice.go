@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 const (
@@ -38,6 +39,9 @@ type SpliceOptions struct {
 	ClientFirst bool
 	// ReadyB is called before the first read from b; its error aborts.
 	ReadyB func() error
+	// Stalls cuts the connection when nobody reads what its stream brings and
+	// others need what it holds; nil: nobody does.
+	Stalls *Stalls
 }
 
 // Spliced is what Splice carried, in bytes. Err is nil if both directions ended
@@ -56,7 +60,7 @@ type Spliced struct {
 //
 // A conn without CloseWrite is closed where a half-close would be needed.
 func Splice(a, b net.Conn, o SpliceOptions) Spliced {
-	s := &splice{spoken: make(chan struct{}), aborted: make(chan struct{}), a: a, b: b}
+	s := &splice{spoken: make(chan struct{}), aborted: make(chan struct{}), a: a, b: b, stalls: o.Stalls}
 	if !o.ClientFirst || len(o.Prefix) > 0 {
 		s.speak()
 	}
@@ -104,16 +108,19 @@ type splice struct {
 	abortOnce sync.Once
 	aborted   chan struct{}
 	err       error // set once, before aborted is closed
+	stalls    *Stalls
 }
 
 func (s *splice) speak() { s.speakOnce.Do(func() { close(s.spoken) }) }
 
-func (s *splice) abort(err error) {
+func (s *splice) abort(err error) { s.abortWith(err, ResetAborted) }
+
+func (s *splice) abortWith(err error, code ResetCode) {
 	s.abortOnce.Do(func() {
 		s.err = err
 		close(s.aborted)
-		Abort(s.a)
-		Abort(s.b)
+		abort(s.a, code)
+		abort(s.b, code)
 	})
 }
 
@@ -124,6 +131,11 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 	buf := pool.Get().(*[]byte)
 	defer func() { pool.Put(buf) }()
 	var deaf bool // dst wants no more
+	var stall *stallWatch
+	if _, isStream := src.(interface{ Reset(ResetCode) }); isStream && s.stalls != nil {
+		stall = s.stalls.watch(func() { s.abortWith(ErrStalled, ResetStalled) })
+		defer s.stalls.remove(stall)
+	}
 	bulk := false
 	for {
 		nr, rerr := src.Read(*buf)
@@ -135,8 +147,15 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			if mayWrite != nil && !mayWrite() {
 				return n
 			}
+			if stall != nil {
+				stall.writing.Store(time.Now().UnixNano())
+			}
 			nw, werr := dst.Write((*buf)[:nr])
 			n += int64(nw)
+			if stall != nil {
+				stall.writing.Store(0)
+				stall.carried.Store(n)
+			}
 			if !bulk && n > bulkAfter {
 				bulk = true
 				if st, ok := dst.(Stream); ok {
@@ -205,10 +224,12 @@ func closeWrite(c net.Conn) error {
 
 // Abort breaks c so that its peer does not take it for an orderly end. It may be
 // called beside anything else.
-func Abort(c net.Conn) {
+func Abort(c net.Conn) { abort(c, ResetAborted) }
+
+func abort(c net.Conn, code ResetCode) {
 	switch c := c.(type) {
 	case interface{ Reset(ResetCode) }:
-		c.Reset(ResetAborted)
+		c.Reset(code)
 		return
 	case interface{ SetLinger(int) error }:
 		_ = c.SetLinger(0) // fails only on a closed socket
