@@ -62,6 +62,9 @@ type world struct {
 // newWorld makes everything but the agent, which start does.
 func newWorld(t *testing.T, seed uint64, shape netlab.Shape) *world {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("outages take as long as they take")
+	}
 	lab := netlab.ForTest(t, seed)
 	w := &world{t: t, lab: lab, cloud: lab.Host("cloud"), edge: lab.Host("edge"), ca: tunneltest.NewCA(t), logs: &logBuffer{}, up: make(chan bool, 1000)}
 	w.link = lab.Link(netlab.Port{Host: w.cloud, Prefix: cloudPrefix}, netlab.Port{Host: w.edge, Prefix: edgePrefix}, shape)
