@@ -22,6 +22,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
+	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 )
 
 // cachedCertificate loads a pair of files and keeps it until one of them
@@ -60,6 +61,9 @@ func cachedCertificate(certFile, keyFile string) func() (*tls.Certificate, error
 type localPKI struct {
 	store *pki.Store
 	ca    *pki.Authority
+	// apiNames and apiIPs are the names and addresses under which pods know the apiserver.
+	apiNames []string
+	apiIPs   []net.IP
 }
 
 // Names of the certificates in the local store.
@@ -70,9 +74,11 @@ const (
 	localKubeProxy = "kube-proxy"
 	localCoreDNS   = "coredns"
 	localNode      = "node"
+	// localAPI is what the hub answers pods with while the node is cut off.
+	localAPI = "kubernetes"
 )
 
-func openLocalPKI(dir, node string) (*localPKI, error) {
+func openLocalPKI(dir, node string, cluster joined) (*localPKI, error) {
 	store, err := pki.Open(dir, nil)
 	if err != nil {
 		return nil, err
@@ -81,7 +87,14 @@ func openLocalPKI(dir, node string) (*localPKI, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &localPKI{store: store, ca: ca}
+	p := &localPKI{
+		store: store, ca: ca,
+		apiNames: []string{"kubernetes", "kubernetes.default", apiserverName, apiserverName + "." + cluster.DNSDomain},
+		apiIPs:   []net.IP{podnet.APIAddress.AsSlice()},
+	}
+	if ip := net.ParseIP(cluster.KubernetesServiceIP); ip != nil {
+		p.apiIPs = append(p.apiIPs, ip)
+	}
 	return p, p.ensure()
 }
 
@@ -90,6 +103,8 @@ func (p *localPKI) ensure() error {
 	requests := []pki.Request{{
 		Name: localHub, CommonName: "edge:local:hub", Server: true,
 		IPs: []net.IP{net.ParseIP(loopback)}, DNSNames: []string{"localhost"},
+	}, {
+		Name: localAPI, CommonName: "edge:local:kubernetes", Server: true, IPs: p.apiIPs, DNSNames: p.apiNames,
 	}}
 	for name, caller := range map[string]hub.Caller{
 		localKubelet: hub.CallerKubelet, localKubeProxy: hub.CallerKubeProxy, localCoreDNS: hub.CallerCoreDNS,

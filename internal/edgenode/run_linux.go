@@ -24,11 +24,9 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
-	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
-	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // RunOptions of Run. Dir is required.
@@ -99,8 +97,7 @@ type node struct {
 	// connected: the tunnel has a session. Whoever sets one of the two looks at
 	// the other after, so that the link learns of it in any order.
 	connected atomic.Bool
-	link      atomic.Pointer[link.Monitor] // of the hub; nil before it is there
-	hub       atomic.Pointer[hub.Hub]      // nil until it serves
+	hub       atomic.Pointer[hub.Hub] // nil until it serves
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -208,7 +205,7 @@ func (n *node) serve(ctx context.Context, g *errgroup.Group, engine *supervise.S
 	if err != nil {
 		return err
 	}
-	local, err := openLocalPKI(n.pki(localDir), n.spec.Name)
+	local, err := openLocalPKI(n.pki(localDir), n.spec.Name, id.joined)
 	if err != nil {
 		return err
 	}
@@ -295,22 +292,10 @@ func (n *node) network() agent.Network {
 	return agent.Network(at)
 }
 
-// heartbeat is what the node says of itself to its gateway, which renews the
-// node's lease by it.
-func (n *node) heartbeat() tunnel.Heartbeat {
-	var beat tunnel.Heartbeat
-	if h := n.hub.Load(); h != nil {
-		if at, renewed := h.KubeletRenewed(); renewed {
-			beat = beat.WithKubeletAge(n.now().Sub(at))
-		}
-	}
-	return beat
-}
-
 func (n *node) linkChanged(connected bool, gateway string) {
 	n.connected.Store(connected)
-	if l := n.link.Load(); l != nil {
-		l.Session(connected)
+	if h := n.hub.Load(); h != nil {
+		h.Link().Session(connected)
 	}
 	n.status.update(func(s *Status) {
 		link := LinkConnected
@@ -351,16 +336,17 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		DialUpstream:       tunnel.DialAPIServer, UpstreamCA: id.ca, UpstreamServerName: apiserverName,
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
 		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
+		PodCertificate: cachedCertificate(local.store.CertFile(localAPI), local.store.KeyFile(localAPI)), RootCA: string(local.ca.PEM()),
 	})
 	if err != nil {
 		components.Close()
 		pods.Close()
 		return err
 	}
-	n.link.Store(h.Link())
-	h.Link().Session(n.connected.Load())
 	n.hub.Store(h)
+	h.Link().Session(n.connected.Load())
 	g.Go(func() error { return h.Serve(ctx) })
+	g.Go(func() error { return n.tellAutonomy(ctx, h) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })
 	return nil
 }

@@ -47,6 +47,12 @@ type Status struct {
 
 	Link      string    `json:"link"`
 	LinkSince time.Time `json:"linkSince,omitzero"`
+	// CutReason is why the hub answers from the node's own replica; empty while
+	// it can ask the apiserver.
+	CutReason string `json:"cutReason,omitempty"`
+	// Faults are what would keep the node from going on through a cut and a
+	// reboot in it, the gravest first; none: nothing would.
+	Faults []Fault `json:"faults,omitempty"`
 	// Started is when the daemon started, Running when the node was first up
 	// after that, Updated when this was written.
 	Started time.Time `json:"started"`
@@ -69,6 +75,12 @@ type Status struct {
 	Steps []Step `json:"steps,omitempty"`
 	// Processes are the supervised programs: name to state.
 	Processes map[string]string `json:"processes,omitempty"`
+}
+
+// Fault is one reason why the node is not autonomous; see internal/hub.
+type Fault struct {
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
 }
 
 // Step is one milestone of a start.

@@ -63,6 +63,7 @@ func openData(h *Hub) (_ *data, _ *Local, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	bundles := schema.GroupVersionResource{Version: "v1", Resource: "configmaps"}
 	slices := schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"}
 	d.mirror, err = mirror.New(mirror.Options{
 		NodeName: h.config.NodeName, Host: h.config.UpstreamServerName, Store: d.store, Found: mirrored,
@@ -70,14 +71,14 @@ func openData(h *Hub) (_ *data, _ *Local, err error) {
 			mirror.NodeIdentity: h.roundTripper(nodeIdentity), mirror.HubIdentity: h.roundTripper(hubIdentity),
 		},
 		Own:     map[schema.GroupVersionResource][]*replica.Object{slices: {own}},
-		Filters: map[schema.GroupVersionResource]mirror.Filter{slices: mirror.Drop(sliceNamespace, sliceName)},
+		Filters: map[schema.GroupVersionResource]mirror.Filter{slices: mirror.Drop(sliceNamespace, sliceName), bundles: addRootCA(h.config.RootCA)},
 		Clock:   h.clock, Logger: h.log,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
 	return d, &Local{
-		Replica: d.mirror, Layer: d.mirror, Memo: memo.New(d.store, remembered, h.log),
+		Replica: d.mirror, Layer: d.mirror, Memo: memo.New(d.store, remembered, h.log), PodCertificate: h.config.PodCertificate,
 		// The gateway renews the node's lease, by what the agent says of
 		// KubeletRenewed: nothing of it crosses the WAN but a heartbeat.
 		RenewLease: false,

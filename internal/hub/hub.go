@@ -72,6 +72,14 @@ type Config struct {
 	// DataDir is where the hub keeps the node's replica of the API, in files that
 	// nobody else reads; it is made where it is not there. "": see Local.
 	DataDir string
+	// PodCertificate returns the certificate that pods are answered with while
+	// the node is cut off: of the node-local authority, for the names of
+	// kubernetes.default and its addresses. Required with DataDir.
+	PodCertificate func() (*tls.Certificate, error)
+	// RootCA is that authority in PEM. The node's kubelet finds it in every
+	// kube-root-ca.crt beside the cluster's, and so do its pods. Required with
+	// DataDir.
+	RootCA string
 	// Logger of the hub; slog.Default where nil.
 	Logger *slog.Logger
 	// Clock judges certificates and times requests out; real time where nil.
@@ -103,6 +111,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("KubernetesEndpoint %q is not an address and port", c.KubernetesEndpoint)
 	case c.Local != nil && c.DataDir != "":
 		return errors.New("both Local and DataDir are given")
+	case c.DataDir != "" && (c.PodCertificate == nil || c.RootCA == ""):
+		return errors.New("a DataDir needs PodCertificate and RootCA")
 	}
 	return nil
 }

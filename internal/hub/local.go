@@ -263,6 +263,9 @@ func (x *exchange) fromReplica(stale bool) bool {
 	if x.caller == CallerKubelet && shared[gr] && gr.resource != "services" {
 		return false // mirrored with the hub's rights, which the kubelet has not
 	}
+	if x.caller == CallerKubelet && gr == (groupResource{"", "configmaps"}) && r.name == rootBundle {
+		stale = true // the apiserver's lacks the node's own authority
+	}
 	return x.hub.local.server.Serve(x.r.Context(), x.w, serve.Request{
 		Verb: r.verb, Resource: schema.GroupVersionResource{Group: r.group, Version: r.version, Resource: r.resource},
 		Namespace: r.namespace, Name: r.name, Query: r.query, Accept: x.r.Header.Get("Accept"),

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 
 	"k8s.io/apimachinery/pkg/fields"
@@ -214,15 +213,4 @@ func (l *local) ask(u *upstream, r *http.Request) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %s", r.URL.Path, response.Status)
 	}
 	return body, nil
-}
-
-// AddRootCA adds an authority to the bundle that pods find in their ConfigMap
-// kube-root-ca.crt, as the node's kubelet sees it: what is served while the node
-// is cut off has a certificate of it. Bundles that have it stay.
-func AddRootCA(bundle, ca string) string {
-	ca = strings.TrimSpace(ca)
-	if strings.Contains(bundle, ca) {
-		return bundle
-	}
-	return strings.TrimRight(bundle, "\n") + "\n" + ca + "\n"
 }

@@ -205,6 +205,7 @@ func TestPodsThroughACut(t *testing.T) {
 		}
 	}
 	r.online(true)
+	client.CloseIdleConnections() // the hub has closed them
 	if _, body := ask(t, client, "GET", url+"/api/v1/services", token); !strings.Contains(body, "the apiserver") {
 		t.Errorf("after the cut: %s", body)
 	}

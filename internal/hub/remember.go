@@ -67,6 +67,9 @@ func (x *exchange) keeper() func(http.Header, int, []byte) {
 	m := x.hub.local.config.Memo
 	bucket, key := x.memory()
 	if key == "" {
+		bucket, key = x.written()
+	}
+	if key == "" {
 		return nil
 	}
 	return func(header http.Header, code int, body []byte) {
@@ -105,6 +108,23 @@ func (x *exchange) memory() (memo.Bucket, string) {
 		if asked, err := decodeBody[*authenticationv1.TokenRequest](x); err == nil {
 			return bucketTokens, tokenKey(r.namespace, r.name, asked)
 		}
+	}
+	return memo.Bucket{}, ""
+}
+
+// written says where the object that kubelet writes is remembered: it gets its
+// CSINode when it starts, and gives up where nobody has it
+// (pkg/volume/csi/csi_plugin.go, initializeCSINode).
+func (x *exchange) written() (memo.Bucket, string) {
+	r := x.req
+	if x.caller != CallerKubelet || r.group != "storage.k8s.io" || r.resource != "csinodes" || r.subresource != "" {
+		return memo.Bucket{}, ""
+	}
+	switch r.verb {
+	case "create":
+		return bucketObjects, r.path + "/" + x.hub.config.NodeName
+	case "update", "patch":
+		return bucketObjects, r.path
 	}
 	return memo.Bucket{}, ""
 }

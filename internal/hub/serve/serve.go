@@ -167,7 +167,10 @@ func (c *call) ready(atLeast replica.Version) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, replica.ErrIncomplete) && !c.stale:
+	case errors.Is(err, replica.ErrIncomplete) && c.stale:
+		// A node that is just starting may have its link in a moment.
+		patience = versionPatience
+	case errors.Is(err, replica.ErrIncomplete):
 		patience = completePatience
 	case errors.Is(err, replica.ErrFuture) && atLeast.Overlay():
 		// Of an overlay that is over: it will never come.
