@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -22,6 +23,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -615,4 +617,80 @@ func TestReflectorsBesideApiserver(t *testing.T) {
 	b.startAt(address)
 	b.setCut(false)
 	agree("after a restart in a cut")
+}
+
+// TestTokensOfApiserver: the node knows a real pod by its real token, and what it
+// may do, when nobody can be asked.
+func TestTokensOfApiserver(t *testing.T) {
+	b := newBeside(t)
+	core := b.admin.CoreV1()
+	if _, err := core.ServiceAccounts("default").Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "web"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := core.Pods("default").Create(t.Context(), &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: corev1.PodSpec{
+			NodeName: "n1", ServiceAccountName: "web", Containers: []corev1.Container{{Name: "c", Image: "i"}},
+			// A kubelet may ask for tokens that its pods mount.
+			Volumes: []corev1.Volume{{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
+				Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token"}}},
+			}}}},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.admin.RbacV1().ClusterRoleBindings().Create(t.Context(), &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"}, RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edge-hub"},
+		Subjects: []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: "default", Name: "web"}},
+	}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	kubelet, err := kubernetes.NewForConfig(b.config(CallerKubelet, wire.MediaProtobuf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var token *authenticationv1.TokenRequest
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		// The Node authorizer takes a moment to learn of the pod.
+		token, err = kubelet.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "web", &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: "p", UID: pod.UID}},
+		}, metav1.CreateOptions{})
+		if err == nil {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal(err)
+		}
+	}
+	local := b.hub.local
+	shown := &http.Request{Header: http.Header{"Authorization": {"Bearer " + token.Status.Token}}}
+	read := func(resource string) request {
+		return request{method: http.MethodGet, verb: "list", version: "v1", resource: resource, query: url.Values{}}
+	}
+	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		who, err := local.authenticatePod(shown)
+		if err == nil {
+			err = local.allowed(who, read("services"))
+		}
+		if err == nil {
+			if who != (serviceAccount{"default", "web"}) {
+				t.Errorf("the pod is %s", who)
+			}
+			if err := local.allowed(who, read("secrets")); err == nil {
+				t.Error("it may list secrets")
+			}
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal(err)
+		}
+	}
+	b.setCut(true)
+	again, err := kubelet.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "web", &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: "p", UID: pod.UID}},
+	}, metav1.CreateOptions{})
+	if err != nil || again.Status.Token != token.Status.Token {
+		t.Errorf("the token in a cut: %v", err)
+	}
 }
