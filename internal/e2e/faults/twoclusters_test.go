@@ -295,15 +295,20 @@ func powerOff(t *testing.T, r *rig.Rig, id string) {
 			t.Fatalf("%v\n%s", res.Err, res.Stderr)
 		}
 	}
-	out, err := exec.CommandContext(t.Context(), "find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*"+uidOf(id)+"*").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range strings.Fields(string(out)) {
-		if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT {
-			t.Errorf("%s: %v", dir, err)
+	// The kernel keeps a cgroup busy until it has taken leave of the last of the
+	// dead, which on version 1 may be after they left /proc.
+	rig.Eventually(t, 30*time.Second, "every cgroup is gone", func() error {
+		out, err := exec.CommandContext(t.Context(), "find", "/sys/fs/cgroup", "-depth", "-type", "d", "-path", "*"+uidOf(id)+"*").Output()
+		if err != nil {
+			return err
 		}
-	}
+		for _, dir := range strings.Fields(string(out)) {
+			if err := syscall.Rmdir(dir); err != nil && err != syscall.ENOENT {
+				return fmt.Errorf("%s: %w", dir, err)
+			}
+		}
+		return nil
+	})
 }
 
 func reboot(t *testing.T, r *rig.Rig, id string) {
