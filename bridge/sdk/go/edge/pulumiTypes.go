@@ -151,7 +151,7 @@ func (o ClusterApiPtrOutput) Port() pulumi.IntPtrOutput {
 }
 
 type ClusterGateway struct {
-	// UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
+	// Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
 	Port *int `pulumi:"port"`
 }
 
@@ -167,7 +167,7 @@ type ClusterGatewayInput interface {
 }
 
 type ClusterGatewayArgs struct {
-	// UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
+	// Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
 	Port pulumi.IntPtrInput `pulumi:"port"`
 }
 
@@ -248,7 +248,7 @@ func (o ClusterGatewayOutput) ToClusterGatewayPtrOutputWithContext(ctx context.C
 	}).(ClusterGatewayPtrOutput)
 }
 
-// UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
+// Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
 func (o ClusterGatewayOutput) Port() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v ClusterGateway) *int { return v.Port }).(pulumi.IntPtrOutput)
 }
@@ -277,7 +277,7 @@ func (o ClusterGatewayPtrOutput) Elem() ClusterGatewayOutput {
 	}).(ClusterGatewayOutput)
 }
 
-// UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
+// Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
 func (o ClusterGatewayPtrOutput) Port() pulumi.IntPtrOutput {
 	return o.ApplyT(func(v *ClusterGateway) *int {
 		if v == nil {

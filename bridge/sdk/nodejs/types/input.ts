@@ -14,7 +14,7 @@ export interface ClusterApi {
 
 export interface ClusterGateway {
     /**
-     * UDP port, from 1024 to 65535. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
+     * Port, from 1024 to 65535, for UDP (QUIC) and, where a site's network lets no UDP through, TCP. Both have to be free. Default: a free port, chosen when the cluster is created and kept. Cannot be changed yet.
      */
     port?: pulumi.Input<number>;
 }
