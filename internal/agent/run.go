@@ -62,7 +62,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sessions sync.WaitGroup
 	var spread time.Duration // asked for by the gateway that was lost
 	for try := 0; a.wait(ctx, a.cfg.Jitter(max(backoff(try), spread))); {
-		began, err := time.Time{}, error(nil)
+		var began time.Time
+		var err error
 		spread = 0
 		if s, cerr := a.connectAny(ctx, a.dir.candidates(time.Now())); cerr != nil {
 			err = cerr

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,7 +27,6 @@ type fleet struct {
 	list    signed.Gateways
 	members map[string]*member
 
-	authorized sync.Map // calls of Authorize by node
 }
 
 type member struct {

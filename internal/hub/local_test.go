@@ -105,8 +105,7 @@ func newLocalRig(t *testing.T) (*rig, *layered) {
 	l.fill(t, secret, 10, &corev1.Secret{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "s", UID: "secret", ResourceVersion: "6"}, Data: map[string][]byte{"k": []byte("v")}})
 	pods := newAuthority(t, "pods")
 	certificate := pods.server("kubernetes.default.svc")
-	var r *rig
-	r = newRigWith(t, nil, &Local{
+	r := newRigWith(t, nil, &Local{
 		PodCertificate: func() (*tls.Certificate, error) { return certificate, nil },
 		Replica:        l, Layer: l, Memo: memo.New(nil, nil, nil), OnLink: func(s link.State) { l.SetLink(s.Online, s.Since) },
 	})

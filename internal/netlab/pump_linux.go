@@ -56,9 +56,9 @@ func (l *Lab) pump(in, out *os.File, s Shape) *Direction {
 	d := &Direction{in: in, out: out, alarm: a, shape: s, random: l.random(l.links)}
 	l.links++
 	var pumps sync.WaitGroup
-	errs := make([]error, 2)
-	pumps.Go(func() { errs[0] = d.unlessClosed(d.take()) })
-	pumps.Go(func() { errs[1] = d.unlessClosed(d.deliver()) })
+	var taken, delivered error
+	pumps.Go(func() { taken = d.unlessClosed(d.take()) })
+	pumps.Go(func() { delivered = d.unlessClosed(d.deliver()) })
 	l.close = append(l.close, func() error {
 		d.mu.Lock()
 		d.closed = true
@@ -66,7 +66,7 @@ func (l *Lab) pump(in, out *os.File, s Shape) *Direction {
 		// Closing in is what ends take; its owner may close it again.
 		err := errors.Join(ignoreClosed(in.Close()), a.f.Close())
 		pumps.Wait()
-		return errors.Join(append(errs, err)...)
+		return errors.Join(taken, delivered, err)
 	})
 	return d
 }

@@ -374,7 +374,7 @@ func (c *muxConn) Read(p []byte) (int, error) {
 	}
 	c.mu.Unlock()
 	if stale { // a deadline costs more than the read of a small frame
-		if err := c.Conn.SetReadDeadline(now.Add(IdleTimeout)); err != nil {
+		if err := c.SetReadDeadline(now.Add(IdleTimeout)); err != nil {
 			return 0, err
 		}
 	}

@@ -149,7 +149,7 @@ func (c *muxStream) Close() error {
 		c.closing = true
 		c.mu.Unlock()
 		c.interrupt()
-		if !already && !(c.readDone.Load() && c.writeDone.Load()) {
+		if !already && (!c.readDone.Load() || !c.writeDone.Load()) {
 			// Not here: sending FIN may have to wait, and Close may not.
 			go c.finish()
 		}
