@@ -26,7 +26,6 @@ type fleet struct {
 	*lab
 	list    signed.Gateways
 	members map[string]*member
-
 }
 
 type member struct {
