@@ -105,10 +105,10 @@ func TestSettings(t *testing.T) {
 		env   map[string]string
 		want  provider.Settings
 	}{
-		"empty": {"", nil, provider.Settings{Clusters: map[string]engine.ClusterAccess{}, Version: "1.2.3"}},
+		"empty": {"", nil, provider.Settings{Clusters: map[string]engine.ClusterAccess{}, Version: "1.2.3", FieldManager: "terraform"}},
 		"environment": {"", map[string]string{
 			"EDGE_STATE_DIR": "/s", "EDGE_COMPONENT_SOURCE": "cache", "EDGE_COMPONENT_MIRROR": "/m", "EDGE_COMPONENT_CACHE": "/c", "KUBECONFIG": "/never",
-		}, provider.Settings{StateDir: "/s", ComponentSource: "cache", ComponentMirror: "/m", ComponentCache: "/c", Clusters: map[string]engine.ClusterAccess{}, Version: "1.2.3"}},
+		}, provider.Settings{StateDir: "/s", ComponentSource: "cache", ComponentMirror: "/m", ComponentCache: "/c", Clusters: map[string]engine.ClusterAccess{}, Version: "1.2.3", FieldManager: "terraform"}},
 		"block": {`
   state_dir = "/t"
   components = { source = "module", cache = "/d" }
@@ -118,7 +118,7 @@ func TestSettings(t *testing.T) {
     "local/c-00000003" = { gone = true }
   }`, map[string]string{"EDGE_STATE_DIR": "/s", "EDGE_COMPONENT_MIRROR": "/m"},
 			provider.Settings{
-				StateDir: "/t", ComponentSource: "module", ComponentMirror: "/m", ComponentCache: "/d", Version: "1.2.3",
+				StateDir: "/t", ComponentSource: "module", ComponentMirror: "/m", ComponentCache: "/d", Version: "1.2.3", FieldManager: "terraform",
 				Clusters: map[string]engine.ClusterAccess{
 					"local/a-00000001": {KubeconfigPath: "/k", Context: "x"},
 					"local/b-00000002": {Host: "https://h:6443", CACertificate: "ca", Token: "secret"},
