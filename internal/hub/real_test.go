@@ -365,6 +365,14 @@ func (b *beside) end(name string) {
 // events, in the same order, but for the differences listed.
 func TestSameEvents(t *testing.T) {
 	b := newBeside(t)
+	// The hub's ring begins with what it first reads.
+	first, err := kubernetes.NewForConfig(b.config(CallerKubeProxy, wire.MediaProtobuf))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.CoreV1().Services("").List(t.Context(), metav1.ListOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	b.churn(30)
 	list, err := b.admin.CoreV1().Services("").List(t.Context(), metav1.ListOptions{})
 	if err != nil {
