@@ -88,6 +88,10 @@ func runProcess(config string) error {
 	if err != nil {
 		return err
 	}
+	rootCA, err := os.ReadFile(p.LocalCA)
+	if err != nil {
+		return err
+	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -101,6 +105,7 @@ func runProcess(config string) error {
 		UpstreamCA: upstreamCA, UpstreamServerName: p.ServerName,
 		NodeCertificate: pair(p.NodeCert, p.NodeKey), HubCertificate: pair(p.HubCert, p.HubKey),
 		KubernetesEndpoint: netip.MustParseAddrPort("169.254.20.11:443"), DataDir: p.DataDir,
+		PodCertificate: pair(p.ServingCert, p.ServingKey), RootCA: string(rootCA),
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
