@@ -243,9 +243,12 @@ func TestWhoGetsThrough(t *testing.T) {
 			}
 			return nil
 		})
-		if _, up := nodes["tokyo-1"].Connected(); up {
-			t.Error("the agent is connected")
-		}
+		w.eventually("the agent knows", func() error { // a moment after its gateway
+			if _, up := nodes["tokyo-1"].Connected(); up {
+				return errors.New("the agent is connected")
+			}
+			return nil
+		})
 	})
 }
 
