@@ -154,7 +154,7 @@ resource "edge_node" "lost" {
 		contains(t, plain(res.Stderr), "-replace=")
 	}
 	taken := strconv.Itoa(specOf(t, r, one).Ports.API)
-	fails("a port of another cluster", header+cluster("three", `api = { port = `+taken+` }`), "edge_cluster.three", "tcp port "+taken)
+	fails("a port of another cluster", header+cluster("three", `api = { port = `+taken+` }`), "edge_cluster.three", "API port "+taken+" with edge_cluster.three")
 	if files, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "three-*")); err != nil || len(files) > 0 {
 		t.Errorf("something was made of a refused cluster: %v, %v", files, err)
 	}
