@@ -76,8 +76,8 @@ func TestPropertyNames(t *testing.T) {
 		got = append(got, n)
 	}
 	slices.Sort(got)
-	want := strings.Fields(`annotations api architecture args caCertificate cache clusterId command containers context create
-		delete dnsDomain drain endpoint engineVersion env gateway gone host image kubeconfig kubeconfigPath kubernetesVersion
+	want := strings.Fields(`annotations api architecture args autonomy caCertificate cache clusterId command containers context create
+		delete dnsDomain drain duration endpoint engineVersion env gateway gone host image imagePullPolicy kubeconfig kubeconfigPath kubernetesVersion
 		labels limits local mirror name namespace network nodeMask onDestroy podCidrs pool pools port ports protocol read
 		replicas requests resources rollout service serviceCidrs source status taints targetPort template timeout timeouts
 		token type update version wait`)

@@ -22,6 +22,9 @@ import (
 // TestQuickstart brings the quickstart up with Terraform and with each of the three
 // Pulumi programs, one after the other, and compares what they make.
 func TestQuickstart(t *testing.T) {
+	if testing.Short() {
+		t.Skip("four real clusters")
+	}
 	var want map[string]any
 	t.Run("terraform", func(t *testing.T) { want = terraform(t) })
 	if want == nil {
