@@ -238,6 +238,27 @@ func TestSessionClose(t *testing.T) {
 	})
 }
 
+// A FIN that was not read before the session ended is no end of the stream:
+// nobody could tell it from one that comes of the session's end.
+func TestSessionCloseAfterFIN(t *testing.T) {
+	pair(t, func(t *testing.T, client, server tunnel.Session) {
+		c, s := streams(t, client, server)
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		// What comes after the FIN is there, and so is that.
+		streams(t, client, server)
+		server.Close(tunnel.CloseGoingAway, "")
+		if _, err := s.Read(make([]byte, 1)); errors.Is(err, io.EOF) {
+			t.Error("the stream ended as if all had been sent")
+		}
+		<-client.Done()
+		if _, ok := client.Err().(*tunnel.CloseError); !ok {
+			t.Errorf("%v", client.Err())
+		}
+	})
+}
+
 func TestStreamLimit(t *testing.T) {
 	pair(t, func(t *testing.T, client, server tunnel.Session) {
 		for i := range tunnel.MaxStreams {

@@ -312,6 +312,15 @@ func (s *MuxSession) farewell(closed *CloseError) {
 // Done implements Session.
 func (s *MuxSession) Done() <-chan struct{} { return s.done }
 
+func (s *MuxSession) isDone() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Gone is closed when the connection is closed and no goroutine is left.
 func (s *MuxSession) Gone() <-chan struct{} { return s.gone }
 

@@ -62,6 +62,11 @@ func (c *muxStream) Read(p []byte) (int, error) {
 		}
 		return n, nil // any other error comes again
 	case errors.Is(err, io.EOF):
+		if !c.readDone.Load() && c.s.isDone() {
+			// The FIN may be younger than the end of the session, whose streams
+			// are cut, and a cut one must not look like one that was sent whole.
+			return 0, c.s.Err()
+		}
 		c.readDone.Store(true)
 		c.settle()
 		return 0, io.EOF
@@ -118,6 +123,10 @@ func (c *muxStream) endLocked() error {
 	if c.cut {
 		c.breakOff(ResetAborted)
 		return nil
+	}
+	if c.s.isDone() {
+		// The other end may not know yet, and would take FIN for the stream's own end.
+		return c.s.Err()
 	}
 	err := c.y.CloseWrite()
 	c.writeDone.Store(true)
