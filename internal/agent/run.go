@@ -61,7 +61,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	var sessions sync.WaitGroup
 	var spread time.Duration // asked for by the gateway that was lost
-	for try := 0; a.wait(ctx, a.cfg.Jitter(max(backoff(try), spread))); {
+	var least time.Duration // refused agents wait this long at least
+	for try := 0; a.wait(ctx, least+a.cfg.Jitter(max(backoff(try), spread)-least)); {
 		var began time.Time
 		var err error
 		spread = 0
@@ -77,7 +78,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			break
 		}
 		var asked time.Duration
-		try, asked = nextTry(try, began, err)
+		try, asked, least = nextTry(try, began, err)
 		spread = min(max(spread, asked), maxSpread)
 		a.log.Warn("not connected to a gateway", "error", err, "retry_within", max(backoff(try), spread))
 	}
@@ -91,9 +92,9 @@ func (a *Agent) Run(ctx context.Context) error {
 // maxSpread bounds what a gateway may ask for.
 const maxSpread = 10 * time.Minute
 
-// nextTry counts a failure: how long the next wait may be, and what the gateway
-// asked for. began is zero where there was no session.
-func nextTry(try int, began time.Time, err error) (next int, asked time.Duration) {
+// nextTry counts a failure: how long the next wait may be, what the gateway asked
+// for, and how long the wait must be. began is zero where there was no session.
+func nextTry(try int, began time.Time, err error) (next int, asked, least time.Duration) {
 	if !began.IsZero() && time.Since(began) >= settled {
 		try = 0
 	} else {
@@ -107,10 +108,12 @@ func nextTry(try int, began time.Time, err error) (next int, asked time.Duration
 				try = 0
 			}
 		case tunnel.CloseDenied, tunnel.CloseRevoked, tunnel.CloseSuperseded, tunnel.CloseRateLimited:
-			try = max(try, refusedTry)
+			// An answer that is the same at once: two daemons with one identity,
+			// above all, would take the place from each other for ever.
+			try, least = max(try, refusedTry), maxWait/2
 		}
 	}
-	return try, asked
+	return try, asked, least
 }
 
 // wait waits for d or a Poke; false when ctx ended.
