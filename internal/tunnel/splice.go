@@ -5,7 +5,6 @@ import (
 	"io"
 	"net"
 	"sync"
-	"time"
 )
 
 const (
@@ -147,15 +146,8 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			if mayWrite != nil && !mayWrite() {
 				return n
 			}
-			if stall != nil {
-				stall.writing.Store(time.Now().UnixNano())
-			}
-			nw, werr := dst.Write((*buf)[:nr])
-			n += int64(nw)
-			if stall != nil {
-				stall.writing.Store(0)
-				stall.carried.Store(n)
-			}
+			nw, werr := stall.write(dst, (*buf)[:nr])
+			n += nw
 			if !bulk && n > bulkAfter {
 				bulk = true
 				if st, ok := dst.(Stream); ok {

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"cmp"
 	"errors"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -16,9 +17,12 @@ const (
 	// holds to count: longer than a slow reader pauses between two reads.
 	stallCounts = 5 * time.Second
 	// stallDeadline is how long it must have been blocked before the connection
-	// may be cut for the sake of others: a reader that has not taken one buffer
-	// (32 KiB) in that time.
+	// may be cut for the sake of others: a reader that has not taken stallPiece in
+	// that time.
 	stallDeadline = 30 * time.Second
+	// stallPiece is how much is written at once, so that a large buffer does not
+	// hide that somebody reads it, if slowly.
+	stallPiece = 32 << 10
 )
 
 // GatewayStallLimit and AgentStallLimit are how many bytes the stalled streams
@@ -78,6 +82,25 @@ type stallWatch struct {
 // held is what the stream may hold unread: what it began with, and what its
 // window may have grown by while it was read.
 func (w *stallWatch) held() int64 { return min(streamWindow+w.carried.Load(), maxStreamWindow) }
+
+// write writes b in pieces and notes how it goes; w may be nil.
+func (w *stallWatch) write(dst io.Writer, b []byte) (n int64, err error) {
+	if w == nil {
+		nw, err := dst.Write(b)
+		return int64(nw), err
+	}
+	defer w.writing.Store(0)
+	for piece := range slices.Chunk(b, stallPiece) {
+		w.writing.Store(time.Now().UnixNano())
+		nw, err := dst.Write(piece)
+		n += int64(nw)
+		w.carried.Add(int64(nw))
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
 
 // watch adds a copy; the caller removes it.
 func (s *Stalls) watch(abort func()) *stallWatch {
