@@ -61,7 +61,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.mu.Unlock()
 	var sessions sync.WaitGroup
 	var spread time.Duration // asked for by the gateway that was lost
-	var least time.Duration // refused agents wait this long at least
+	var least time.Duration  // refused agents wait this long at least
 	for try := 0; a.wait(ctx, least+a.cfg.Jitter(max(backoff(try), spread)-least)); {
 		var began time.Time
 		var err error
