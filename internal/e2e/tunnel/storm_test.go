@@ -7,22 +7,19 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"log/slog"
-
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
+	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
@@ -43,21 +40,18 @@ func TestGatewayKilled(t *testing.T) {
 	w.issue(time.Second, "a")
 	w.launch("a").says("serving nodes")
 	nodes := w.crowd(n)
-	empty := w.gws["a"].memory("VmRSS")
-	var agents sync.WaitGroup
+	empty := w.gws["a"].memory(crowd.Resident)
+	running := make(chan error, 1)
 	ctx, cancel := context.WithCancel(context.Background())
-	defer agents.Wait()
-	defer cancel()
-	for _, c := range nodes {
-		agents.Go(func() {
-			if err := c.agent.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	w.eventually("all nodes connected", func() error { return connected(nodes, n) })
-	w.quiet()
-	idle := w.gws["a"].memory("VmRSS")
+	go func() { running <- nodes.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-running; err != nil {
+			t.Error(err)
+		}
+	}()
+	w.eventually("all nodes connected", nodes.Connected)
+	idle := w.quiet()
 	t.Logf("%d idle nodes: %d KiB, %.1f KiB a node", n, idle, float64(idle-empty)/float64(n))
 
 	first := w.gws["a"]
@@ -69,78 +63,26 @@ func TestGatewayKilled(t *testing.T) {
 	w.launch("a").says("serving nodes")
 	restarted := time.Now()
 	calls := w.calls()
-	w.eventually("all nodes back", func() error {
-		return count(nodes, n, func(b *bystander) bool { return b.up && b.at.After(killed) })
-	})
-	var took, noticed []time.Duration
-	for _, c := range nodes {
-		took = append(took, c.since().Sub(killed))
-		noticed = append(noticed, c.lost.Sub(killed))
-	}
-	slices.Sort(took)
-	slices.Sort(noticed)
-	t.Logf("noticed after p50 %s, p99 %s", noticed[n/2].Round(time.Millisecond), noticed[n*99/100].Round(time.Millisecond))
+	w.eventually("all nodes back", func() error { return nodes.Returned(killed) })
+	noticed, took := nodes.Return(killed)
+	t.Logf("noticed after p50 %s, p99 %s", noticed.Quantile(0.5).Round(time.Millisecond), noticed.Quantile(0.99).Round(time.Millisecond))
 	t.Logf("restarted after %s; nodes back after p50 %s, p99 %s, last %s (from the kill)", restarted.Sub(killed).Round(time.Millisecond),
-		took[n/2].Round(time.Millisecond), took[n*99/100].Round(time.Millisecond), took[n-1].Round(time.Millisecond))
-	w.quiet()
+		took.Quantile(0.5).Round(time.Millisecond), took.Quantile(0.99).Round(time.Millisecond), took.Quantile(1).Round(time.Millisecond))
+	again := w.quiet()
 	for resource, before := range calls {
 		if after := w.calls()[resource]; after != before {
 			t.Errorf("the apiserver was asked for %s %d times while the nodes returned", resource, after-before)
 		}
 	}
-	again, peak := w.gws["a"].memory("VmRSS"), w.gws["a"].memory("VmHWM")
+	peak := w.gws["a"].memory(crowd.Peak)
 	t.Logf("memory: %d KiB after the storm, %d KiB at its peak", again, peak)
 	if peak > 2*again {
 		t.Errorf("the storm took %d KiB, more than twice the %d KiB after it", peak, again)
 	}
 }
 
-// bystander is a node of a crowd: enrolled, and with nothing but its session.
-type bystander struct {
-	agent *agent.Agent
-
-	mu   sync.Mutex
-	up   bool
-	at   time.Time // of the last change
-	lost time.Time // when the last session was lost
-}
-
-func (b *bystander) state(up bool, _ string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.up, b.at = up, time.Now()
-	if !up {
-		b.lost = b.at
-	}
-}
-
-func (b *bystander) since() time.Time {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.at
-}
-
-func connected(nodes []*bystander, n int) error {
-	return count(nodes, n, func(b *bystander) bool { return b.up })
-}
-
-func count(nodes []*bystander, n int, is func(*bystander) bool) error {
-	have := 0
-	for _, b := range nodes {
-		b.mu.Lock()
-		if is(b) {
-			have++
-		}
-		b.mu.Unlock()
-	}
-	if have < n {
-		return fmt.Errorf("%d of %d", have, n)
-	}
-	return nil
-}
-
 // crowd enrols n nodes that share one key: what is measured is the gateway.
-func (w *world) crowd(n int) []*bystander {
+func (w *world) crowd(n int) *crowd.Crowd {
 	w.t.Helper()
 	key, err := pki.GenerateKey()
 	if err != nil {
@@ -150,7 +92,6 @@ func (w *world) crowd(n int) []*bystander {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	out := make([]*bystander, n)
 	var group sync.WaitGroup
 	next := make(chan int)
 	for range 16 {
@@ -166,19 +107,6 @@ func (w *world) crowd(n int) []*bystander {
 		})
 	}
 	for i := range n {
-		name := fmt.Sprintf("crowd-%d", i)
-		cert := w.certificate(name, key)
-		b := &bystander{}
-		b.agent, err = agent.New(agent.Config{
-			Gateways: []string{fmt.Sprintf("127.0.0.1:%d", w.ports["a"])}, RootCAs: w.ca.Pool(), CA: w.ca.Certificate, NodeName: name,
-			Certificate: func() (*tls.Certificate, error) { return cert, nil },
-			DialKubelet: func(context.Context) (net.Conn, error) { return nil, net.ErrClosed },
-			OnState:     b.state, Logger: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		out[i] = b
 		next <- i
 	}
 	close(next)
@@ -186,44 +114,40 @@ func (w *world) crowd(n int) []*bystander {
 	if w.t.Failed() {
 		w.t.FailNow()
 	}
+	out, err := crowd.New(n, func(i int) (agent.Config, error) {
+		name := fmt.Sprintf("crowd-%d", i)
+		cert := w.certificate(name, key)
+		return agent.Config{
+			Gateways: []string{fmt.Sprintf("127.0.0.1:%d", w.ports["a"])}, RootCAs: w.ca.Pool(), CA: w.ca.Certificate, NodeName: name,
+			Certificate: func() (*tls.Certificate, error) { return cert, nil },
+		}, nil
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	return out
 }
 
-// quiet waits until the gateway's memory has settled: no change of more than a
-// hundredth within two seconds.
-func (w *world) quiet() {
-	last := 0
-	w.eventually("memory settles", func() error {
-		now := w.gws["a"].memory("VmRSS")
-		defer func() { last = now }()
-		if d := now - last; d > now/100 || -d > now/100 {
-			time.Sleep(2 * time.Second) // what is measured is a change over time
-			return fmt.Errorf("%d KiB after %d KiB", now, last)
-		}
-		return nil
-	})
+// quiet waits until the gateway's memory has settled, and returns it in KiB.
+func (w *world) quiet() int {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+	defer cancel()
+	kib, err := crowd.Settled(ctx, w.gws["a"].cmd.Process.Pid)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return kib
 }
 
 // memory reads a line of the process's status, in KiB.
 func (p *gatewayProcess) memory(field string) int {
 	p.w.t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	kib, err := crowd.Memory(p.cmd.Process.Pid, field)
 	if err != nil {
 		p.w.t.Fatal(err)
 	}
-	defer f.Close()
-	sc := bufio.NewScanner(f)
-	for sc.Scan() {
-		if v, ok := strings.CutPrefix(sc.Text(), field+":"); ok {
-			n, err := strconv.Atoi(strings.TrimSuffix(strings.TrimSpace(v), " kB"))
-			if err != nil {
-				p.w.t.Fatal(err)
-			}
-			return n
-		}
-	}
-	p.w.t.Fatalf("no %s in the status of gateway %s", field, p.id)
-	return 0
+	return kib
 }
 
 // calls counts, per resource, the requests that the apiserver has answered for

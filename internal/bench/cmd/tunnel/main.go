@@ -2,7 +2,7 @@
 
 // Command tunnel measures the tunnel beside its peers, on emulated lines:
 //
-//	tunnel [-quick] [-only bulk,...] [-out bench/tunnel.json] [-konnectivity-server f -konnectivity-agent f] ...
+//	tunnel [-quick] [-full] [-only bulk,...] [-out bench/tunnel.json] [-konnectivity-server f -konnectivity-agent f] ...
 //
 // What is measured is the product's own path: a client of the gateway's egress
 // socket, the gateway, the line, the agent and a target at the node, each its
@@ -34,6 +34,7 @@ import (
 
 type options struct {
 	quick    bool
+	full     bool
 	seeds    int
 	parallel int
 	only     string
@@ -52,6 +53,7 @@ func main() {
 	}
 	var o options
 	flag.BoolVar(&o.quick, "quick", false, "two seeds and shorter transfers: a look, not a result")
+	flag.BoolVar(&o.full, "full", false, "10,000 nodes in place of 1,000 where nodes are many")
 	flag.IntVar(&o.seeds, "seeds", 5, "repetitions of each measurement, each with losses of its own")
 	flag.IntVar(&o.parallel, "parallel", 2*runtime.NumCPU(), "how many subjects are measured at once, each on a line of its own")
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: "+strings.Join(partNames(), ", "))
@@ -85,6 +87,7 @@ func parts() []part {
 		{"bulk", measureBulk},
 		{"stalled", measureStalled},
 		{"lan", measureLAN},
+		{"crowd", measureCrowd},
 	}
 }
 

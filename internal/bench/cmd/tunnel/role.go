@@ -33,6 +33,7 @@ func roleMain(args []string) int {
 	listen := f.String("listen", "", "")
 	egress := f.String("egress", "", "")
 	congestion := f.String("congestion", "", "")
+	tcp := f.Bool("tcp", false, "")
 	if len(args) == 0 {
 		return 2
 	}
@@ -43,7 +44,7 @@ func roleMain(args []string) int {
 	var err error
 	switch args[0] {
 	case "gateway":
-		err = gatewayRole(*dir, *listen, *egress, tunnel.Congestion(*congestion))
+		err = gatewayRole(*dir, *listen, *egress, tunnel.Congestion(*congestion), *tcp)
 	case "agent":
 		err = agentRole(*dir, *listen, tunnel.Congestion(*congestion))
 	case "target":
@@ -75,7 +76,9 @@ func credentials(dir, name string) (func() (*tls.Certificate, error), *x509.Cert
 	return func() (*tls.Certificate, error) { return &cert, nil }, pool, nil
 }
 
-func gatewayRole(dir, listen, egress string, c tunnel.Congestion) error {
+// gatewayRole serves sessions over QUIC, and with tcp over TCP too, as gateways
+// do: without it, a subject is sure to be measured over QUIC.
+func gatewayRole(dir, listen, egress string, c tunnel.Congestion, tcp bool) error {
 	cert, pool, err := credentials(dir, "server")
 	if err != nil {
 		return err
@@ -100,7 +103,14 @@ func gatewayRole(dir, listen, egress string, c tunnel.Congestion) error {
 	if err != nil {
 		return err
 	}
-	errc := make(chan error, 2)
+	errc := make(chan error, 3)
+	if tcp {
+		tln, err := lc.Listen(context.Background(), "tcp", listen)
+		if err != nil {
+			return err
+		}
+		go func() { errc <- gw.ServeTCP(context.Background(), tln) }()
+	}
 	go func() { errc <- gw.ServePacket(context.Background(), pc) }()
 	go func() { errc <- gw.ServeEgress(context.Background(), ln) }()
 	return <-errc

@@ -43,23 +43,29 @@ func (w *world) konnectivity(tcp string) subject {
 		if err := b.pinTCP(tcp); err != nil {
 			return nil, err
 		}
-		socket := filepath.Join(b.dir, "egress.sock")
-		file := func(name string) string { return filepath.Join(w.pki, name) }
-		err := b.startEnd(ctx, b.cloud, w.konnServer,
-			"--mode=http-connect", "--uds-name="+socket, "--server-port=0",
-			fmt.Sprintf("--agent-port=%d", gatewayAddr.Port()), "--admin-port=8095", "--health-port=8134",
-			"--cluster-cert="+file("server.crt"), "--cluster-key="+file("server.key"), "--cluster-ca-cert="+file("ca.crt"),
-			"--proxy-strategies=destHost,default", "--v=0")
-		if err != nil {
+		if err := w.startKonnectivityServer(ctx, b); err != nil {
 			return nil, err
 		}
-		err = b.startEnd(ctx, b.edge, w.konnAgent,
+		file := func(name string) string { return filepath.Join(w.pki, name) }
+		err := b.startEnd(ctx, b.edge, w.konnAgent,
 			"--proxy-server-host="+gatewayAddr.Addr().String(), fmt.Sprintf("--proxy-server-port=%d", gatewayAddr.Port()),
 			"--ca-cert="+file("ca.crt"), "--agent-cert="+file("node.crt"), "--agent-key="+file("node.key"),
 			"--agent-identifiers=host="+nodeName, "--admin-server-port=8096", "--health-server-port=8133", "--v=0")
 		// The agent dials what it is told, so it is told its own loopback address.
-		return connectDialerTo(socket, targetAddr), err
+		return connectDialerTo(konnectivitySocket(b), targetAddr), err
 	}}
+}
+
+func konnectivitySocket(b *bed) string { return filepath.Join(b.dir, "egress.sock") }
+
+// startKonnectivityServer starts its cloud end.
+func (w *world) startKonnectivityServer(ctx context.Context, b *bed) error {
+	file := func(name string) string { return filepath.Join(w.pki, name) }
+	return b.startEnd(ctx, b.cloud, w.konnServer,
+		"--mode=http-connect", "--uds-name="+konnectivitySocket(b), "--server-port=0",
+		fmt.Sprintf("--agent-port=%d", gatewayAddr.Port()), "--admin-port=8095", "--health-port=8134",
+		"--cluster-cert="+file("server.crt"), "--cluster-key="+file("server.key"), "--cluster-ca-cert="+file("ca.crt"),
+		"--proxy-strategies=destHost,default", "--v=0")
 }
 
 // chiselPort and frpPort are where a reverse tunnel of those listens in the cloud.

@@ -121,8 +121,25 @@ func (w *world) newBed(seed uint64, l line) *bed {
 
 type labFailure struct{ err error }
 
-// with runs f on a bed of its own and takes it down.
-func (w *world) with(ctx context.Context, s subject, seed uint64, l line, f func(context.Context, *bed, dialer) error) (err error) {
+// with runs f on a bed of its own, on which the subject runs, and takes it down.
+func (w *world) with(ctx context.Context, s subject, seed uint64, l line, f func(context.Context, *bed, dialer) error) error {
+	return w.onBed(ctx, s.name, seed, l, func(ctx context.Context, b *bed) error {
+		if _, err := b.start(ctx, b.edge, w.self, roleCommand, "target", "-listen", targetAddr); err != nil {
+			return err
+		}
+		dial, err := s.start(ctx, b)
+		if err != nil {
+			return err
+		}
+		if err := b.ready(ctx, dial); err != nil {
+			return err
+		}
+		return f(ctx, b, dial)
+	})
+}
+
+// onBed runs f on an empty bed and takes it down. The name is for messages.
+func (w *world) onBed(ctx context.Context, name string, seed uint64, l line, f func(context.Context, *bed) error) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var b *bed
@@ -138,24 +155,14 @@ func (w *world) with(ctx context.Context, s subject, seed uint64, l line, f func
 			err = errors.Join(err, b.close())
 		}
 		if err != nil {
-			err = fmt.Errorf("%s, %s, seed %d: %w", s.name, l.name, seed, err)
+			err = fmt.Errorf("%s, %s, seed %d: %w", name, l.name, seed, err)
 		}
 	}()
 	b = w.newBed(seed, l)
 	if b.dir, err = os.MkdirTemp(w.dir, "bed-"); err != nil {
 		return err
 	}
-	if _, err := b.start(ctx, b.edge, w.self, roleCommand, "target", "-listen", targetAddr); err != nil {
-		return err
-	}
-	dial, err := s.start(ctx, b)
-	if err != nil {
-		return err
-	}
-	if err := b.ready(ctx, dial); err != nil {
-		return err
-	}
-	return f(ctx, b, dial)
+	return f(ctx, b)
 }
 
 // start starts a program in a host; its output goes to a file.

@@ -1,0 +1,301 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
+	"github.com/edgewright/terraform-provider-edge/internal/bench"
+	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
+	"github.com/edgewright/terraform-provider-edge/internal/netlab"
+	"github.com/edgewright/terraform-provider-edge/internal/pki"
+)
+
+const (
+	// How many nodes there are. Each needs a descriptor or two in this process,
+	// whose limit is 20,000 on many machines.
+	crowdQuick, crowdNodes, crowdFull = 200, 1000, 10_000
+	// idleWindow is over how long the idle gateway's processor time is taken:
+	// three keep-alives of every node.
+	idleWindow      = 20 * time.Second
+	idleWindowQuick = 10 * time.Second
+	// crowdBound ends a wait for all nodes: twice the aim for the storm and a
+	// full crowd's handshakes on two cores.
+	crowdBound = 3 * time.Minute
+
+	// The aims are those for 10,000 nodes. Memory is a node's, so that they hold
+	// for fewer; the processor's share is a tenth with a tenth of the nodes.
+	aimMemory    = 77.0 // KiB
+	aimIdleShare = 20.0 // per cent of a core
+	aimStorm     = 30.0 // s
+	aimStormPeak = 2.0
+)
+
+// crowdSubject is a cloud end with many nodes.
+type crowdSubject struct {
+	name string
+	// start starts the cloud end.
+	start func(context.Context, *bed) error
+	// connect connects n nodes, which stay until the end of ctx, when wait
+	// returns.
+	connect func(ctx context.Context, b *bed, n int) (nodes *crowd.Crowd, wait func() error, err error)
+}
+
+// crowdResult is what a round gave.
+type crowdResult struct {
+	memory, idle   float64 // KiB a node; per cent of a core
+	p50, p99, last float64 // s; from the kill of the gateway until a node is back
+	peak           float64 // by the memory of the idle gateway
+}
+
+// measureCrowd is what many idle nodes cost their gateway, and how they return
+// when it is killed. One process holds all nodes, so that rounds take turns.
+func measureCrowd(ctx context.Context, w *world) ([]bench.Row, error) {
+	n, window := crowdNodes, idleWindow
+	switch {
+	case w.full:
+		n = crowdFull
+	case w.quick:
+		n, window = crowdQuick, idleWindowQuick
+	}
+	// No line of one site carries a thousand handshakes, and each node has its
+	// own; the emulator carries some 300 Mbit/s.
+	l := line{name: "60 ms", shape: netlab.Shape{Delay: 30 * time.Millisecond}}
+	subjects := []crowdSubject{w.ownCrowd()}
+	if w.konnServer != "" {
+		subjects = append(subjects, w.konnectivityCrowd())
+	}
+	memory, idle := make([]bench.Sample, len(subjects)), make([]bench.Sample, len(subjects))
+	var p50, p99, last, peak bench.Sample
+	for seed := range w.seeds {
+		for i, s := range subjects {
+			r, err := w.crowdRound(ctx, s, uint64(seed+1), l, n, window)
+			if err != nil {
+				return nil, err
+			}
+			memory[i], idle[i] = append(memory[i], r.memory), append(idle[i], r.idle)
+			if i == 0 {
+				p50, p99, last, peak = append(p50, r.p50), append(p99, r.p99), append(last, r.last), append(peak, r.peak)
+			}
+		}
+	}
+	names := make([]subject, len(subjects))
+	for i, s := range subjects {
+		names[i].name = s.name
+	}
+	w.report("gateway memory per idle node", "KiB", names, memory)
+	w.report("idle gateway", "% of a core", names, idle)
+	w.report("storm, p99", "s", names[:1], []bench.Sample{p99})
+	w.report("storm, peak memory by idle", "ratio", names[:1], []bench.Sample{peak})
+	of := fmt.Sprintf(", %d nodes", n)
+	rows := compare("gateway memory per idle node"+of, "KiB", aimMemory, names, memory)
+	rows = append(rows, compare("processor of the idle gateway"+of, "% of a core", aimIdleShare*float64(n)/crowdFull, names, idle)...)
+	rows = append(rows, compare("gateway killed: nodes back after, p50"+of+", 60 ms", "s", 0, names[:1], []bench.Sample{p50})...)
+	rows = append(rows, compare("gateway killed: nodes back after, p99"+of+", 60 ms", "s", aimStorm, names[:1], []bench.Sample{p99})...)
+	rows = append(rows, compare("gateway killed: the last node back after"+of+", 60 ms", "s", 0, names[:1], []bench.Sample{last})...)
+	return append(rows, compare("gateway killed: peak memory as they return, by that of the idle gateway before"+of, "ratio", aimStormPeak, names[:1], []bench.Sample{peak})...), nil
+}
+
+// crowdRound measures a subject once.
+func (w *world) crowdRound(ctx context.Context, s crowdSubject, seed uint64, l line, n int, window time.Duration) (r crowdResult, err error) {
+	err = w.onBed(ctx, s.name, seed, l, func(ctx context.Context, b *bed) (err error) {
+		if err := s.start(ctx, b); err != nil {
+			return err
+		}
+		end := b.ends[0]
+		settle := func() (int, error) {
+			sctx, cancel := context.WithTimeout(ctx, crowdBound)
+			defer cancel()
+			kib, err := crowd.Settled(sctx, end.Process.Pid)
+			if err != nil {
+				err = fmt.Errorf("%w%s", err, b.logs())
+			}
+			return kib, err
+		}
+		empty, err := settle()
+		if err != nil {
+			return err
+		}
+		cctx, cancel := context.WithCancel(ctx)
+		nodes, wait, err := s.connect(cctx, b, n)
+		if err != nil {
+			cancel()
+			return err
+		}
+		defer func() {
+			cancel()
+			err = errors.Join(err, wait())
+		}()
+		if nodes != nil {
+			if err := until(ctx, nodes.Connected); err != nil {
+				return fmt.Errorf("%w%s", err, b.logs())
+			}
+		}
+		idle, err := settle()
+		if err != nil {
+			return err
+		}
+		r.memory = float64(idle-empty) / float64(n)
+		if r.idle, err = share(ctx, end, window); err != nil {
+			return err
+		}
+		if nodes == nil {
+			return nil
+		}
+		gone, err := b.replace(ctx, end, s.start)
+		if err != nil {
+			return err
+		}
+		if err := until(ctx, func() error { return nodes.Returned(gone) }); err != nil {
+			return fmt.Errorf("after the gateway was killed: %w%s", err, b.logs())
+		}
+		_, back := nodes.Return(gone)
+		r.p50, r.p99, r.last = back.Quantile(0.5).Seconds(), back.Quantile(0.99).Seconds(), back.Quantile(1).Seconds()
+		end = b.ends[0]
+		if _, err := settle(); err != nil {
+			return err
+		}
+		peak, err := crowd.Memory(end.Process.Pid, crowd.Peak)
+		r.peak = float64(peak) / float64(idle)
+		return err
+	})
+	return r, err
+}
+
+// replace kills an end as a crash would, starts it again and returns when it
+// was killed.
+func (b *bed) replace(ctx context.Context, end *exec.Cmd, start func(context.Context, *bed) error) (time.Time, error) {
+	if err := end.Process.Kill(); err != nil {
+		return time.Time{}, err
+	}
+	gone := time.Now()
+	_ = end.Wait() // by our signal
+	b.ends = nil
+	return gone, start(ctx, b)
+}
+
+// until waits until f is nil, at most crowdBound.
+func until(ctx context.Context, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, crowdBound)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
+// share is how much of a core a process takes, in per cent.
+func share(ctx context.Context, c *exec.Cmd, window time.Duration) (float64, error) {
+	before, err := cpu(c)
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	select {
+	case <-time.After(window):
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+	after, err := cpu(c)
+	return 100 * (after - before).Seconds() / time.Since(start).Seconds(), err
+}
+
+// ownCrowd is the product: its gateway, and agents that choose their transport
+// by themselves.
+func (w *world) ownCrowd() crowdSubject {
+	return crowdSubject{
+		name: "ours",
+		start: func(ctx context.Context, b *bed) error {
+			socket := filepath.Join(b.dir, "egress.sock")
+			if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) { // a killed one's
+				return err
+			}
+			return b.startEnd(ctx, b.cloud, w.self, roleCommand, "gateway", "-pki", w.pki, "-listen", gatewayAddr.String(), "-egress", socket, "-tcp")
+		},
+		connect: func(ctx context.Context, b *bed, n int) (*crowd.Crowd, func() error, error) {
+			certificate, err := w.certifier()
+			if err != nil {
+				return nil, nil, err
+			}
+			_, pool, err := w.nodeCredentials()
+			if err != nil {
+				return nil, nil, err
+			}
+			nodes, err := crowd.New(n, func(i int) (agent.Config, error) {
+				name := fmt.Sprintf("crowd-%d", i)
+				cert, err := certificate(name)
+				return agent.Config{
+					Gateways: []string{gatewayAddr.String()}, RootCAs: pool, NodeName: name,
+					Certificate:  func() (*tls.Certificate, error) { return cert, nil },
+					ListenPacket: func() (net.PacketConn, error) { return b.edge.ListenUDP(anyPort) },
+					DialStream: func(ctx context.Context, _, addr string) (net.Conn, error) {
+						ap, err := netip.ParseAddrPort(addr)
+						if err != nil {
+							return nil, err
+						}
+						return b.edge.DialTCP(ctx, ap)
+					},
+					Addresses: func() ([]net.Addr, error) { return nil, errors.New("they do not change here") },
+				}, err
+			})
+			if err != nil {
+				return nil, nil, err
+			}
+			done := make(chan error, 1)
+			go func() { done <- nodes.Run(ctx) }()
+			return nodes, func() error { return <-done }, nil
+		},
+	}
+}
+
+var anyPort = netip.MustParseAddrPort("0.0.0.0:0")
+
+// certifier returns what makes nodes' certificates. They share a key: what is
+// measured is the cloud end.
+func (w *world) certifier() (func(name string) (*tls.Certificate, error), error) {
+	store, err := pki.Open(w.pki, nil)
+	if err != nil {
+		return nil, err
+	}
+	ca, err := store.Authority("ca", "edge-bench")
+	if err != nil {
+		return nil, err
+	}
+	key, err := pki.GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	return func(name string) (*tls.Certificate, error) {
+		leaf, err := ca.Sign(pki.Request{Name: "node", CommonName: "system:node:" + name, Organizations: []string{"system:nodes"}, Client: true}, &key.PublicKey, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		pair, err := pki.TLSCertificate(key, leaf)
+		return &pair, err
+	}, nil
+}
+
+// nodeCredentials are the node's certificate and who signed the cloud end's.
+func (w *world) nodeCredentials() (func() (*tls.Certificate, error), *x509.CertPool, error) {
+	return credentials(w.pki, "node")
+}
