@@ -32,6 +32,9 @@ var shared = map[groupResource]bool{
 // nodePools are read with the hub's identity too, but only by those that route.
 var nodePools = groupResource{"edgewright.dev", "nodepools"}
 
+// secrets are the kubelet's to read, for its pods.
+var secrets = groupResource{"", "secrets"}
+
 // nodeReads are what network components and the node daemon may read with the
 // node's identity: upstream shows them their own Node only.
 var nodeReads = map[groupResource]bool{
@@ -46,7 +49,8 @@ var daemonReads = map[groupResource]bool{
 }
 
 // connects are subresources that a plain GET turns into a byte stream to a
-// container or node. None goes through the hub.
+// container or node. None goes through the hub to the cluster; see operator.go for
+// those that it carries to the node's own kubelet.
 var connects = map[string]bool{"exec": true, "attach": true, "portforward": true, "proxy": true}
 
 // authorize says as whom the request goes upstream, or why it does not. It
@@ -69,12 +73,14 @@ func authorize(caller Caller, r request) (identity, error) {
 	switch caller {
 	case CallerAdmin:
 		switch {
+		case gr == secrets:
+			return 0, errors.New("an operator on the node reads no Secrets through the hub")
 		case reads && (shared[gr] || gr == nodePools):
 			return hubIdentity, nil
 		case r.reads():
 			return nodeIdentity, nil
 		}
-		return 0, errors.New("an operator on the node may only read through the hub")
+		return 0, errors.New("an operator on the node may only read, and enter pods; change the cluster with `edge kubectl` where it can be reached")
 	case CallerNode:
 		switch {
 		case reads && (shared[gr] || gr == nodePools):

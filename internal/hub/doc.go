@@ -22,9 +22,13 @@
 // The EndpointSlice default/kubernetes is the hub's own. It names the node's
 // link-local address of ServePods, which the API refuses in a stored slice.
 //
+// An operator on the node reads, and enters the node's own pods (log, exec, attach,
+// port-forward) by its kubelet, whom the hub then is OperatorUser to: the same with
+// and without a link.
+//
 // The hub never serves an unauthenticated caller, never forwards a caller's
-// own credentials or impersonation, never carries an upgraded connection
-// (exec, attach, port-forward, proxy), and never leaves a request hanging: what
+// own credentials or impersonation, never carries an upgraded connection to the
+// cluster, and never leaves a request hanging: what
 // cannot be reached is a 503 with Retry-After, and what was cut off in the
 // middle is aborted, so that no truncated answer looks complete.
 //
@@ -40,6 +44,8 @@
 //	slices.go       requests for EndpointSlices: which are rewritten and how
 //	synthetic.go    the slice itself;  in which encoding: package codec
 //	list.go, watch.go        rewriting of lists and watch streams
+//	operator.go     logs, exec and the like of the node's pods for an operator on it
+//	faults.go       what would keep the node from being without its cluster
 //	passthrough.go  ServePods;  codec/ how objects look as bytes
 //
 // # Resource versions of the synthetic slice

@@ -80,6 +80,15 @@ type Config struct {
 	// kube-root-ca.crt beside the cluster's, and so do its pods. Required with
 	// DataDir.
 	RootCA string
+	// Kubelet is the node's own, for an operator on the node; nil: nobody enters
+	// pods through the hub.
+	Kubelet *Kubelet
+	// Pool is the node's: what it says of a cut's length bears on the node's faults.
+	// "": nothing does.
+	Pool string
+	// RenewWindow is for how long after its end the node's certificate can still be
+	// renewed.
+	RenewWindow time.Duration
 	// Logger of the hub; slog.Default where nil.
 	Logger *slog.Logger
 	// Clock judges certificates and times requests out; real time where nil.
@@ -124,6 +133,7 @@ type Hub struct {
 	log       *slog.Logger
 	clock     clock.WithDelayedExecution
 	synthetic syntheticSlice
+	carried   *traffic
 	upstreams map[identity]*upstream
 	local     *local // nil without Config.Local and DataDir
 	data      *data  // nil without Config.DataDir
@@ -145,7 +155,9 @@ func New(config Config) (*Hub, error) {
 		log:       config.Logger,
 		clock:     config.Clock,
 		synthetic: newSyntheticSlice(config.KubernetesEndpoint),
+		carried:   &traffic{},
 	}
+	h.config.DialUpstream = h.carried.counted(config.DialUpstream)
 	h.upstreams = map[identity]*upstream{
 		nodeIdentity: newUpstream(&h.config, config.NodeCertificate),
 		hubIdentity:  newUpstream(&h.config, config.HubCertificate),
@@ -255,6 +267,13 @@ func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Con
 	req, err := parseRequest(r.Method, r.URL)
 	if err != nil {
 		codec.WriteStatus(w, badRequest(err.Error()))
+		return
+	}
+	if caller == CallerAdmin && req.entersPod() {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		defer context.AfterFunc(serving, cancel)()
+		h.enterPod(w, r.WithContext(ctx), req)
 		return
 	}
 	as, err := authorize(caller, req)

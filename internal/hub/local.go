@@ -184,7 +184,7 @@ func (l *local) probe(ctx context.Context) error {
 func (x *exchange) answer() {
 	l := x.hub.local
 	x.ownOnly()
-	if x.answerLease() || x.fromReplica(false) {
+	if x.answerLease() || x.answerOperatorAccess() || x.fromReplica(false) {
 		return
 	}
 	var cause error

@@ -206,6 +206,7 @@ const aggregatedAccept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 // discovered finds what was answered to another who asked for the same document
 // in words of his own.
 func (l *local) discovered(path, accept string) ([]byte, bool) {
+	var plain []byte // what the caller takes too, at the price of a request a group
 	for _, e := range l.config.Memo.All(bucketDiscovery) {
 		at, _, _ := strings.Cut(e.Key, " ")
 		var k kept
@@ -223,10 +224,10 @@ func (l *local) discovered(path, accept string) ([]byte, bool) {
 			continue
 		}
 		if accept == "" || strings.Contains(accept, wire.MediaJSON) || strings.Contains(accept, "*/*") {
-			return e.Value, true
+			plain = e.Value
 		}
 	}
-	return nil, false
+	return plain, plain != nil
 }
 
 // learnDiscovery asks for the documents that kubectl and client libraries begin

@@ -435,6 +435,9 @@ type Collection struct {
 	Bytes int64
 	// Requests made to the apiserver since the process began.
 	Requests int64
+	// Heard is when something of it last came from the apiserver, an event or a
+	// bookmark (about one a minute); zero: not since the process began.
+	Heard time.Time
 	// Err is why it is not followed now; nil where it is, and while the link is
 	// cut.
 	Err error

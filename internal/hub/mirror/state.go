@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"k8s.io/apimachinery/pkg/watch"
 
@@ -406,6 +407,9 @@ func (s *stream) tell() Collection {
 	c := Collection{
 		Collection: s.id, Complete: s.complete, Version: s.version,
 		Bytes: s.bytes.Load(), Requests: s.requests.Load(), Err: s.err,
+	}
+	if at := s.heard.Load(); at != 0 {
+		c.Heard = time.Unix(0, at)
 	}
 	if held, err := s.held(); err == nil {
 		c.Objects = len(held.objects)

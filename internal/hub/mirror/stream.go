@@ -49,6 +49,7 @@ type stream struct {
 	log    *slog.Logger
 
 	bytes, requests atomic.Int64
+	heard           atomic.Int64 // when, in Unix nanoseconds; 0: never
 
 	// Guarded by the mirror's mu.
 	stop context.CancelFunc // nil before it runs
@@ -170,6 +171,7 @@ func (s *stream) expiry(err error) error {
 
 // take understands one event. It returns what is still being gathered.
 func (s *stream) take(ctx context.Context, e wire.Event, g *gathering) (*gathering, error) {
+	s.heard.Store(s.mirror.clock.Now().UnixNano())
 	if e.Type == string(watch.Error) {
 		status, err := parseStatus(s.rule.media, e.Object)
 		if err != nil {
@@ -273,5 +275,6 @@ func (s *stream) page(ctx context.Context, query url.Values) (wire.List, error) 
 	if len(b) > maxPage {
 		return wire.List{}, fmt.Errorf("a page of more than %d bytes", maxPage)
 	}
+	s.heard.Store(s.mirror.clock.Now().UnixNano())
 	return wire.ParseList(s.rule.media, b)
 }
