@@ -33,7 +33,7 @@ func (a *app) newNodeCommand() *cobra.Command {
 		Use:   "node",
 		Short: "Converge this host to a node, and look at it",
 	}
-	c.AddCommand(a.newNodeUpCommand(), a.newNodeDownCommand(), a.newNodeRunCommand(), a.newNodeStatusCommand())
+	c.AddCommand(a.newNodeUpCommand(), a.newNodeDownCommand(), a.newNodeRunCommand(), a.newNodeStatusCommand(), a.newNodeKubectlCommand())
 	return c
 }
 
@@ -165,26 +165,6 @@ func (a *app) newNodeRunCommand() *cobra.Command {
 			ctx, stop := interruptible(cmd.Context())
 			defer stop()
 			return edgenode.Run(ctx, edgenode.RunOptions{Dir: dir, Version: a.version, Logger: a.daemonLogger()})
-		},
-	}
-	dirFlag(c, &dir)
-	return c
-}
-
-func (a *app) newNodeStatusCommand() *cobra.Command {
-	var dir string
-	c := &cobra.Command{
-		Use:   "status",
-		Short: "Show what a node on this machine says of itself",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			st, err := nodeStatus(dir)
-			if err != nil {
-				return err
-			}
-			return a.print(st, "NODE\tPOOL\tPHASE\tLINK\tADDRESS\tPODS\tVERSION\tMESSAGE", func(add func(...any)) {
-				add(st.Node, st.Pool, st.Phase, st.Link, st.Address, strings.Join(st.PodCIDRs, ","), st.KubernetesVersion, st.Message)
-			})
 		},
 	}
 	dirFlag(c, &dir)

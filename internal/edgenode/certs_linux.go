@@ -61,6 +61,9 @@ func cachedCertificate(certFile, keyFile string) func() (*tls.Certificate, error
 type localPKI struct {
 	store *pki.Store
 	ca    *pki.Authority
+	// kubeletCA signs whom the kubelet takes beside the cluster's: the hub, for
+	// operators on the node, and nobody else. What ca signs is nothing to it.
+	kubeletCA *pki.Authority
 	// apiNames and apiIPs are the names and addresses under which pods know the apiserver.
 	apiNames []string
 	apiIPs   []net.IP
@@ -74,6 +77,10 @@ const (
 	localKubeProxy = "kube-proxy"
 	localCoreDNS   = "coredns"
 	localNode      = "node"
+	localAdmin     = "admin"
+	// localKubeletCA signs localOperator alone, which the hub shows the kubelet.
+	localKubeletCA = "kubelet-ca"
+	localOperator  = "operator"
 	// localAPI is what the hub answers pods with while the node is cut off.
 	localAPI = "kubernetes"
 )
@@ -87,8 +94,12 @@ func openLocalPKI(dir, node string, cluster joined) (*localPKI, error) {
 	if err != nil {
 		return nil, err
 	}
+	kubeletCA, err := store.Authority(localKubeletCA, "edge local CA of kubelet clients of node "+node)
+	if err != nil {
+		return nil, err
+	}
 	p := &localPKI{
-		store: store, ca: ca,
+		store: store, ca: ca, kubeletCA: kubeletCA,
 		apiNames: []string{"kubernetes", "kubernetes.default", apiserverName, apiserverName + "." + cluster.DNSDomain},
 		apiIPs:   []net.IP{podnet.APIAddress.AsSlice()},
 	}
@@ -108,7 +119,7 @@ func (p *localPKI) ensure() error {
 	}}
 	for name, caller := range map[string]hub.Caller{
 		localKubelet: hub.CallerKubelet, localKubeProxy: hub.CallerKubeProxy, localCoreDNS: hub.CallerCoreDNS,
-		localNode: hub.CallerNode,
+		localNode: hub.CallerNode, localAdmin: hub.CallerAdmin,
 	} {
 		requests = append(requests, pki.Request{Name: name, CommonName: string(caller), Client: true})
 	}
@@ -117,7 +128,8 @@ func (p *localPKI) ensure() error {
 			return err
 		}
 	}
-	return nil
+	_, _, _, err := p.store.Ensure(p.kubeletCA, pki.Request{Name: localOperator, CommonName: hub.OperatorUser, Client: true})
+	return err
 }
 
 // kubeconfig writes a caller's kubeconfig for the hub.

@@ -121,7 +121,7 @@ func kubeletConfig(c *configInput) ([]byte, error) {
 		"authentication": map[string]any{
 			"anonymous": map[string]any{"enabled": false},
 			"webhook":   map[string]any{"enabled": true},
-			"x509":      map[string]any{"clientCAFile": c.pki(clusterCAFile)},
+			"x509":      map[string]any{"clientCAFile": c.conf(kubeletClientsFile)},
 		},
 		"authorization":      map[string]any{"mode": "Webhook"},
 		"tlsCertFile":        c.pki(servingName + ".crt"),

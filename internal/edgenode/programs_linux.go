@@ -87,6 +87,9 @@ func (n *node) startComponents(ctx context.Context, g *errgroup.Group, id *ident
 			return nil, err
 		}
 	}
+	if err := n.writeOperator(local); err != nil {
+		return nil, err
+	}
 	specs, err := n.componentSpecs(in)
 	if err != nil {
 		return nil, err

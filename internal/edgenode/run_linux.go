@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
+	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
@@ -255,12 +256,9 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 	}
 	a, err := agent.New(agent.Config{
 		Gateways: n.spec.Gateways, RootCAs: id.ca, Certificate: n.certificate(nodeCertFile), NodeName: n.spec.Name,
-		Info: agent.Info{EngineVersion: n.version, Architecture: runtime.GOARCH, BootID: strings.TrimSpace(string(boot))},
-		DialKubelet: func(ctx context.Context) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", net.JoinHostPort(loopback, fmt.Sprint(kubeletPort)))
-		},
-		CA: id.authority, Documents: documents{n.pki("")},
+		Info:        agent.Info{EngineVersion: n.version, Architecture: runtime.GOARCH, BootID: strings.TrimSpace(string(boot))},
+		DialKubelet: dialKubelet,
+		CA:          id.authority, Documents: documents{n.pki("")},
 		// A node's daemon has the environment that its host's service manager gives
 		// it; that of a local node names no proxy, since its gateway is this machine.
 		Proxy:   agent.ProxyFromEnvironment(os.Getenv),
@@ -275,6 +273,12 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return n.watcher().Run(ctx, a.Poke) })
 	return a, nil
+}
+
+// dialKubelet connects to the node's kubelet.
+func dialKubelet(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", net.JoinHostPort(loopback, fmt.Sprint(kubeletPort)))
 }
 
 func (n *node) watcher() netwatch.Watcher {
@@ -337,6 +341,12 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
 		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
 		PodCertificate: cachedCertificate(local.store.CertFile(localAPI), local.store.KeyFile(localAPI)), RootCA: string(local.ca.PEM()),
+		Pool: n.spec.Pool, RenewWindow: enroll.RenewWindow,
+		Kubelet: &hub.Kubelet{
+			Dial:        dialKubelet,
+			Certificate: cachedCertificate(local.store.CertFile(localOperator), local.store.KeyFile(localOperator)),
+			RootCAs:     n.kubeletRoots(id, local),
+		},
 	})
 	if err != nil {
 		components.Close()
@@ -347,6 +357,7 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 	h.Link().Session(n.connected.Load())
 	g.Go(func() error { return h.Serve(ctx) })
 	g.Go(func() error { return n.tellAutonomy(ctx, h) })
+	g.Go(func() error { return n.serveTelling(ctx, h) })
 	g.Go(func() error { return h.ServePods(ctx, pods) })
 	return nil
 }

@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/edgewright/terraform-provider-edge/internal/edgenode"
+)
+
+func TestLeadingFlags(t *testing.T) {
+	for _, c := range []struct {
+		args     string
+		dir      string
+		rest     string
+		complain bool
+	}{
+		{args: "get pods", rest: "get pods"},
+		{args: "--dir /n get pods", dir: "/n", rest: "get pods"},
+		{args: "--dir=/n logs p -c web --dir x", dir: "/n", rest: "logs p -c web --dir x"},
+		{args: "--dir", complain: true},
+	} {
+		var dir string
+		rest, err := leadingFlags(strings.Fields(c.args), map[string]*string{"--dir": &dir})
+		if (err != nil) != c.complain || err == nil && (dir != c.dir || strings.Join(rest, " ") != c.rest) {
+			t.Errorf("%q: dir %q, rest %q, %v", c.args, dir, rest, err)
+		}
+	}
+}
+
+func TestNodeDir(t *testing.T) {
+	state := t.TempDir()
+	a := &app{streams: streams{Out: &bytes.Buffer{}, Err: &bytes.Buffer{}}, stateDir: state}
+	if dir, err := a.nodeDir("/n"); err != nil || dir != "/n" {
+		t.Errorf("a given one: %q %v", dir, err)
+	}
+	if _, err := a.nodeDir(""); err == nil || !strings.Contains(err.Error(), "--dir") {
+		t.Errorf("none: %v", err)
+	}
+	add := func(name string) string {
+		dir := filepath.Join(state, "clusters", "c-01234567", "nodes", name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "node.json"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	one := add("one")
+	if dir, err := a.nodeDir(""); err != nil || dir != one {
+		t.Errorf("the only one: %q %v", dir, err)
+	}
+	two := add("two")
+	if _, err := a.nodeDir(""); err == nil || !strings.Contains(err.Error(), one) || !strings.Contains(err.Error(), two) {
+		t.Errorf("two: %v", err)
+	}
+}
+
+func TestPrintNode(t *testing.T) {
+	now := time.Date(2030, 1, 2, 12, 0, 0, 0, time.UTC)
+	told := nodeTold{
+		Status: &edgenode.Status{
+			Node: "n1", Pool: "site", Phase: edgenode.PhaseRunning, Link: edgenode.LinkCut, Started: now.Add(-time.Hour),
+			Processes: map[string]string{"kubelet": "ready", "coredns": "ready"},
+		},
+		Live: &edgenode.Live{
+			Link:         edgenode.LiveLink{Since: now.Add(-5 * time.Minute), Reason: "the tunnel has no session"},
+			Faults:       []edgenode.Fault{{Reason: "CacheIncomplete", Message: "not read whole yet: services.v1"}},
+			Collections:  []edgenode.LiveCollection{{Name: "pods.v1 node=n1", Complete: true, Objects: 3, Bytes: 4096, Heard: now.Add(-6 * time.Minute)}, {Name: "services.v1"}},
+			Certificates: []edgenode.LiveCertificate{{Name: "system:node:n1", File: "node.crt", Ends: now.Add(10 * 24 * time.Hour)}, {Name: "edge:hub:n1", File: "hub.crt", Ends: now.Add(-time.Hour)}},
+			Traffic:      edgenode.LiveTraffic{Sent: 10, Received: 20},
+		},
+	}
+	out := &bytes.Buffer{}
+	a := &app{streams: streams{Out: out}, output: "table"}
+	if err := a.printNode(told, now); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	want := []string{
+		"NODE POOL PHASE LINK ADDRESS PODS VERSION MESSAGE", "n1 site running cut", "",
+		"Link: cut 5m ago: the tunnel has no session",
+		"Autonomy: CacheIncomplete: not read whole yet: services.v1",
+		"Program: coredns ready", "Program: kubelet ready",
+		"Certificate: system:node:n1 (node.crt) ends in 10d", "Certificate: edge:hub:n1 (hub.crt) ended 60m ago",
+		"Bytes: 20 from and 10 to the cluster's API since the daemon started 60m ago", "",
+		"HELD OF THE API WHOLE OBJECTS HEARD BYTES", "pods.v1 node=n1 true 3 6m ago 4096", "services.v1 false 0 - 0",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+	out.Reset()
+	a.output = "json"
+	if err := a.printNode(told, now); err != nil || !strings.Contains(out.String(), `"live": {`) || !strings.Contains(out.String(), `"phase": "running"`) {
+		t.Errorf("as JSON: %v %s", err, out)
+	}
+}
