@@ -226,6 +226,7 @@ func TestCutNode(t *testing.T) {
 		return nil
 	})
 	t.Logf("the cut is noticed after %.1f s", noticed.Seconds())
+	t.Run("a person at the device sees and helps", l.person)
 	t.Run("nothing restarts that is restarted around it", func(t *testing.T) { l.restarts(t, running) })
 	t.Run("a container that dies comes back", l.dies)
 	t.Run("the node reboots", l.reboots)
