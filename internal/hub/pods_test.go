@@ -59,6 +59,28 @@ func (s *signer) token(change func(map[string]any)) string {
 	return text
 }
 
+// answerIssuer answers, as an apiserver does, who signs tokens; false for requests
+// for something else.
+func answerIssuer(t *testing.T, w http.ResponseWriter, q *http.Request, keys jose.JSONWebKeySet) bool {
+	var answer any
+	switch q.URL.Path {
+	case "/.well-known/openid-configuration":
+		answer = map[string]string{"issuer": testIssuer}
+	case "/openid/v1/jwks":
+		if !strings.Contains(q.Header.Get("Accept"), "application/jwk-set+json") {
+			w.WriteHeader(http.StatusNotAcceptable)
+			return true
+		}
+		answer = keys
+	default:
+		return false
+	}
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		t.Error(err)
+	}
+	return true
+}
+
 // cutRig is a hub whose pods' door is open, and which has learned, online, about
 // a service account that may list services everywhere and get one ConfigMap and
 // the pods of its own namespace.
@@ -72,15 +94,11 @@ func cutRig(t *testing.T) (*rig, *signer, string) {
 	}
 	r.api.setRefuse(func(w http.ResponseWriter, q *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
+		if answerIssuer(t, w, q, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}}) {
+			return
+		}
 		var answer any
 		switch {
-		case q.URL.Path == "/.well-known/openid-configuration":
-			answer = map[string]string{"issuer": testIssuer}
-		case q.URL.Path == "/openid/v1/jwks" && !strings.Contains(q.Header.Get("Accept"), "application/jwk-set+json"):
-			w.WriteHeader(http.StatusNotAcceptable)
-			return
-		case q.URL.Path == "/openid/v1/jwks":
-			answer = jose.JSONWebKeySet{Keys: []jose.JSONWebKey{s.public}}
 		case strings.HasSuffix(q.URL.Path, "/token"):
 			answer = authenticationv1.TokenRequest{TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}, Status: authenticationv1.TokenRequestStatus{Token: token}}
 			w.WriteHeader(201)

@@ -156,7 +156,10 @@ func (f *fakeAPI) sawAll() []seen {
 }
 
 func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the link was cut under the request: it never came
+	}
 	s := seen{
 		user: userOf(r), method: r.Method,
 		path: r.URL.Path, query: r.URL.RawQuery, header: r.Header, body: string(body),
