@@ -102,11 +102,12 @@ const (
 
 // Agent is the edge end of the tunnel. Make it with New and call Run once.
 type Agent struct {
-	cfg Config
-	log *slog.Logger
-	dir *directory
-	net dialer
-	mem networks
+	cfg      Config
+	log      *slog.Logger
+	dir      *directory
+	net      dialer
+	mem      networks
+	counters *counters
 
 	poke  chan struct{} // ends a wait between attempts
 	remix chan struct{} // the transport was changed
@@ -170,10 +171,11 @@ func New(cfg Config) (*Agent, error) {
 	if cfg.Jitter == nil {
 		cfg.Jitter = func(max time.Duration) time.Duration { return rand.N(max) }
 	}
+	count := newCounters()
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName),
+		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), counters: count,
 		dir:  &directory{node: cfg.NodeName, ca: cfg.CA, seeds: cfg.Gateways, keep: cfg.Documents},
-		net:  dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion},
+		net:  dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion, lost: &count.lost},
 		mem:  networks{keep: cfg.Documents},
 		poke: make(chan struct{}, 1), remix: make(chan struct{}, 1), changed: make(chan struct{}),
 		mode: cfg.Transport,
@@ -265,6 +267,12 @@ func (a *Agent) Beat() {
 // ErrNotConnected otherwise. Once connected it takes no longer than
 // tunnel.GatewayDialTimeout. The connection has CloseWrite.
 func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
+	c, err := a.dialAPIServer(ctx)
+	a.counters.dialled(tunnel.KindAPIServer, err)
+	return c, err
+}
+
+func (a *Agent) dialAPIServer(ctx context.Context) (net.Conn, error) {
 	s, err := a.await(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("dial apiserver: %w", err)

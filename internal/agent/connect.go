@@ -80,6 +80,8 @@ type dialer struct {
 	proxy func(hostport string) (*url.URL, error)
 	// congestion of QUIC; the kernel has its own for TCP.
 	congestion tunnel.Congestion
+	// lost counts what send errors lose.
+	lost *tunnel.SendErrors
 }
 
 // route is how a gateway is to be reached this time.

@@ -115,6 +115,7 @@ func (s *session) roamLoop(ctx context.Context) {
 		cancel()
 		switch {
 		case err == nil:
+			s.a.counters.migrated()
 			s.a.log.Info("session moved to the node's new address", "gateway", s.gateway)
 		case ctx.Err() == nil && s.sess.Err() == nil:
 			s.a.log.Warn("session not moved after a change of the network", "gateway", s.gateway, "error", err)
@@ -136,5 +137,5 @@ func (d *dialer) openTransport(network string) (*quic.Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open UDP socket: %w", err)
 	}
-	return &quic.Transport{Conn: tunnel.WrapPacketConn(pc)}, nil
+	return &quic.Transport{Conn: tunnel.WrapPacketConn(pc, d.lost)}, nil
 }

@@ -213,6 +213,7 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 func (a *Agent) begin(ctx context.Context, wg *sync.WaitGroup, s *session) {
 	s.began = time.Now()
 	old := a.adopt(s)
+	a.counters.session(s.sess.transport, old != nil)
 	a.log.Info("connected", "gateway", s.gateway, "id", s.id, "remote", s.sess.Remote(), "transport", s.sess.transport, "congestion", tunnel.CongestionOf(s.sess.Session), "epoch", s.welcome.Epoch, "moved", old != nil)
 	wg.Go(func() { s.run(ctx) })
 }

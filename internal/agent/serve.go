@@ -30,15 +30,18 @@ func (a *Agent) serve(ctx context.Context, s *session, st tunnel.Stream) {
 		// A line for each refusal: who aims where it may not is seen on the node.
 		r := tunnel.DialFailure(err)
 		log.Warn("dial failed", "status", r.Status.String(), "error", err)
+		a.counters.dialled(h.Kind, r.Err())
 		tunnel.Refuse(st, r)
 		return
 	}
 	if err := tunnel.Respond(st, tunnel.Response{Status: tunnel.StatusOK}); err != nil {
 		st.Reset(tunnel.ResetAborted)
 		_ = c.Close() // nothing was carried
+		a.counters.dialled(h.Kind, err)
 		return
 	}
 	out := tunnel.Splice(st, c, tunnel.SpliceOptions{Stalls: s.stalls})
+	a.counters.dialled(h.Kind, out.Err)
 	log.Debug("carried", "received", out.AToB, "sent", out.BToA, "error", out.Err)
 }
 

@@ -86,7 +86,7 @@ func (a *Agent) connectAddress(ctx context.Context, id, gateway string, r route)
 	s := &session{
 		a: a, sess: l, gateway: gateway, id: tunnel.GatewayID(l.state.PeerCertificates[0]),
 		poke: make(chan struct{}, 1), beat: make(chan struct{}, 1), moved: make(chan struct{}, 1), changed: make(chan struct{}, 1), drained: make(chan tunnel.Drain, 1), ended: make(chan struct{}),
-		stalls: tunnel.NewStalls(tunnel.AgentStallLimit, nil),
+		stalls: tunnel.NewStalls(tunnel.AgentStallLimit, a.counters.stalled),
 	}
 	if err := s.hello(ctx); err != nil {
 		// The gateway checks the certificate after our handshake is done, so its

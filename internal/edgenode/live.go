@@ -3,6 +3,8 @@ package edgenode
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +21,8 @@ type Live struct {
 	Certificates []LiveCertificate `json:"certificates,omitempty"`
 	// Traffic with the apiserver since the daemon began.
 	Traffic LiveTraffic `json:"traffic"`
+	// Tunnel is what carries the link; nil before the daemon has one.
+	Tunnel *LiveTunnel `json:"tunnel,omitempty"`
 	// ReplicaBytes are those of answers that came for the replica.
 	ReplicaBytes int64 `json:"replicaBytes"`
 }
@@ -29,6 +33,28 @@ type LiveLink struct {
 	Since  time.Time `json:"since,omitzero"`
 	// Reason is why it is cut.
 	Reason string `json:"reason,omitempty"`
+}
+
+// LiveTunnel is the agent's end of the tunnel; counts are since the daemon began.
+// See agent.Figures.
+type LiveTunnel struct {
+	Transport    string            `json:"transport,omitempty"`
+	Fallback     bool              `json:"fallback,omitempty"`
+	Sessions     map[string]uint64 `json:"sessions,omitempty"`
+	Takeovers    uint64            `json:"takeovers,omitempty"`
+	Migrations   uint64            `json:"migrations,omitempty"`
+	Dials        []LiveDials       `json:"dials,omitempty"`
+	Streams      int               `json:"streams"`
+	SendErrors   map[string]uint64 `json:"sendErrors,omitempty"`
+	StalledBytes int64             `json:"stalledBytes,omitempty"`
+	StallAborts  uint64            `json:"stallAborts,omitempty"`
+}
+
+// LiveDials is how many dials of a kind had a result.
+type LiveDials struct {
+	Kind   string `json:"kind"`
+	Result string `json:"result"`
+	Count  uint64 `json:"count"`
 }
 
 // LiveTraffic is in bytes of TLS records.
@@ -73,12 +99,6 @@ func writeMetrics(w io.Writer, node string, l Live) error {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 		each(func(labels string, value any) { fmt.Fprintf(&b, "%s%s %v\n", name, labels, value) })
 	}
-	bit := func(yes bool) int {
-		if yes {
-			return 1
-		}
-		return 0
-	}
 	metric("edge_node_link_online", "gauge", "Whether the apiserver can be reached.", func(add func(string, any)) {
 		add(label(), bit(l.Link.Online))
 	})
@@ -116,6 +136,48 @@ func writeMetrics(w io.Writer, node string, l Live) error {
 			add(label("file", c.File), c.Ends.Unix())
 		}
 	})
+	if l.Tunnel != nil {
+		writeTunnel(*l.Tunnel, label, metric)
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+func bit(yes bool) int {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// writeTunnel is writeMetrics for the tunnel.
+func writeTunnel(t LiveTunnel, label func(pairs ...string) string, metric func(name, kind, help string, each func(add func(labels string, value any)))) {
+	each := func(key string, counts map[string]uint64) func(add func(string, any)) {
+		return func(add func(string, any)) {
+			for _, name := range slices.Sorted(maps.Keys(counts)) {
+				add(label(key, name), counts[name])
+			}
+		}
+	}
+	one := func(value any) func(add func(string, any)) {
+		return func(add func(string, any)) { add(label(), value) }
+	}
+	metric("edge_node_tunnel_session", "gauge", "What carries the session to the gateway; no series without one.", func(add func(string, any)) {
+		if t.Transport != "" {
+			add(label("transport", t.Transport), 1)
+		}
+	})
+	metric("edge_node_tunnel_fallback", "gauge", "Whether the session is over TCP because UDP does not get through.", one(bit(t.Fallback)))
+	metric("edge_node_tunnel_sessions_total", "counter", "Sessions that began.", each("transport", t.Sessions))
+	metric("edge_node_tunnel_takeovers_total", "counter", "Sessions that took over from one at another gateway or over the other transport.", one(t.Takeovers))
+	metric("edge_node_tunnel_migrations_total", "counter", "Moves of a session to another socket after the network had changed.", one(t.Migrations))
+	metric("edge_node_tunnel_dials_total", "counter", "Dials of the apiserver by this node, and of all else through the gateway.", func(add func(string, any)) {
+		for _, d := range t.Dials {
+			add(label("kind", d.Kind, "result", d.Result), d.Count)
+		}
+	})
+	metric("edge_node_tunnel_streams", "gauge", "Connections carried.", one(t.Streams))
+	metric("edge_node_tunnel_send_errors_total", "counter", "Packets that a send error lost.", each("errno", t.SendErrors))
+	metric("edge_node_tunnel_stalled_bytes", "gauge", "What connections that nobody reads may hold.", one(t.StalledBytes))
+	metric("edge_node_tunnel_stall_aborts_total", "counter", "Connections that were cut because nobody read them while others needed what they held.", one(t.StallAborts))
 }

@@ -98,7 +98,8 @@ type node struct {
 	// connected: the tunnel has a session. Whoever sets one of the two looks at
 	// the other after, so that the link learns of it in any order.
 	connected atomic.Bool
-	hub       atomic.Pointer[hub.Hub] // nil until it serves
+	hub       atomic.Pointer[hub.Hub]     // nil until it serves
+	agent     atomic.Pointer[agent.Agent] // nil until there is one
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -269,6 +270,7 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 	if err != nil {
 		return nil, err
 	}
+	n.agent.Store(a)
 	n.renewed = a.Poke // it may be waiting to try again with the old one
 	g.Go(func() error { return a.Run(ctx) })
 	g.Go(func() error { return n.watcher().Run(ctx, a.Poke) })

@@ -3,6 +3,7 @@
 package edgenode
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,12 +12,15 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // tellSocket in run/ is where the daemon answers `edge node status` and whoever
@@ -124,10 +128,35 @@ func peer(c net.Conn) (uint32, error) {
 	return cred.Uid, nil
 }
 
+// tunnelFigures are the agent's as they are told.
+func tunnelFigures(f agent.Figures) *LiveTunnel {
+	t := &LiveTunnel{
+		Transport: string(f.Transport), Fallback: f.Fallback, Sessions: map[string]uint64{}, Takeovers: f.Takeovers,
+		Migrations: f.Migrations, Streams: f.Streams, SendErrors: map[string]uint64{},
+		StalledBytes: f.StalledBytes, StallAborts: f.StallAborts,
+	}
+	for transport, n := range f.Sessions {
+		t.Sessions[string(transport)] = n
+	}
+	for errno, n := range f.SendErrors {
+		t.SendErrors[tunnel.ErrnoName(errno)] = n
+	}
+	for d, n := range f.Dials {
+		t.Dials = append(t.Dials, LiveDials{Kind: d.Kind, Result: d.Result, Count: n})
+	}
+	slices.SortFunc(t.Dials, func(a, b LiveDials) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Result, b.Result))
+	})
+	return t
+}
+
 // live is what the node's daemon knows now.
 func (n *node) live(h *hub.Hub) Live {
 	link := h.LinkState()
 	l := Live{Link: LiveLink{Online: link.Online, Since: link.Since, Reason: link.Reason}, Traffic: LiveTraffic(h.Traffic())}
+	if a := n.agent.Load(); a != nil {
+		l.Tunnel = tunnelFigures(a.Figures())
+	}
 	for _, f := range h.Faults() {
 		l.Faults = append(l.Faults, Fault(f))
 	}

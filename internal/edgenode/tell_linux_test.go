@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
 )
 
@@ -47,6 +49,17 @@ func TestNodeTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &node{dir: dir, spec: &Spec{Name: "n1", OwnerUID: os.Getuid(), OwnerGID: os.Getgid()}, log: log, now: time.Now}
+	tunnel, err := agent.New(agent.Config{
+		Gateways: []string{"127.0.0.1:1"}, RootCAs: x509.NewCertPool(), Certificate: none, NodeName: "n1",
+		DialKubelet: func(context.Context) (net.Conn, error) { return nil, os.ErrDeadlineExceeded },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tunnel.DialAPIServer(t.Context()); !errors.Is(err, agent.ErrNotConnected) {
+		t.Fatal(err)
+	}
+	n.agent.Store(tunnel)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan struct{})
 	ready := filepath.Join(dir, runDir, tellSocket)
@@ -123,6 +136,8 @@ func TestNodeTells(t *testing.T) {
 		`edge_node_link_online{node="n1"} 0`, `edge_node_fault{node="n1",reason="CacheIncomplete"} 1`,
 		`edge_node_apiserver_bytes_total{node="n1",direction="received"} 0`,
 		`edge_node_replica_complete{node="n1",collection="pods.v1 node=n1"} 0`, "# TYPE edge_node_replica_bytes_total counter",
+		`edge_node_tunnel_fallback{node="n1"} 0`, `edge_node_tunnel_dials_total{node="n1",kind="apiserver",result="not connected"} 1`,
+		"# TYPE edge_node_tunnel_send_errors_total counter",
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("metrics lack %q:\n%s", want, text)

@@ -62,6 +62,7 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 	a.node = node
 	g.dials.Add()
 	d, w, err := g.open(node, t, 0)
+	a.over = w.over
 	if err == nil {
 		if err = g.await(ctx, d, w, t); err != nil {
 			w.streams.Done()
@@ -86,6 +87,7 @@ type way struct {
 	streams   *tunnel.Inflight
 	kubeletUp *atomic.Bool
 	stalls    *tunnel.Stalls
+	over      string // what carries it from here; see auditLine
 }
 
 // open begins a dial and counts it in the way's streams, which the caller ends.
@@ -120,7 +122,7 @@ func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.
 			s.streams.Done()
 			return nil, way{}, err
 		}
-		return d, way{node, &s.streams, &s.kubeletUp, s.stalls}, nil
+		return d, way{node, &s.streams, &s.kubeletUp, s.stalls, tunnel.TransportOf(s.sess)}, nil
 	}
 	if hops == 0 {
 		return nil, way{}, fmt.Errorf("%w: it is at gateway %s", ErrNotConnected, l.id)
@@ -131,7 +133,7 @@ func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.
 		l.streams.Done()
 		return nil, way{}, fmt.Errorf("through gateway %s: %w", l.id, err)
 	}
-	return d, way{node, &l.streams, &far.kubeletUp, l.stalls}, nil
+	return d, way{node, &l.streams, &far.kubeletUp, l.stalls, overMesh}, nil
 }
 
 // await reads the node's answer, within GatewayDialTimeout.
@@ -184,10 +186,18 @@ func (c *auditedConn) Reset(code tunnel.ResetCode) {
 	c.once.Do(func() { c.end(c.in.Load(), c.out.Load()) })
 }
 
+// What carries a dial that no session of this gateway does: a connection to
+// another gateway, or none, for what is dialled outside of the tunnel.
+const (
+	overMesh    = "mesh"
+	overNothing = "none"
+)
+
 // auditLine is the record of one dial: who wanted what, and what came of it.
 type auditLine struct {
 	g                       *Gateway
 	who, kind, target, node string
+	over                    string // tunnel.OverQUIC or OverTCP, overMesh, overNothing, or "": it got nowhere
 	optimistic              bool
 	start                   time.Time
 }
@@ -198,7 +208,7 @@ func (g *Gateway) audit(who, kind, target string) *auditLine {
 
 // end writes the line. Bytes are seen from who dialled.
 func (a *auditLine) end(s tunnel.Spliced) {
-	a.g.metrics.dialled(a.kind, s)
+	a.g.metrics.dialled(a.kind, a.over, s)
 	result := "ok"
 	if s.Err != nil {
 		result = s.Err.Error()

@@ -87,13 +87,14 @@ func (g *Gateway) serveConnect(ctx context.Context, c net.Conn) {
 	a := g.audit("apiserver", rt.kind(), host)
 	a.node = rt.node
 	if err != nil {
-		a.kind = "none"
+		a.kind = noKind
 		g.answer(c, err)
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
 	var carried tunnel.Spliced
 	if rt.node == "" {
+		a.over = overNothing
 		carried = g.connectLocal(ctx, c, rt.local, prefix)
 	} else {
 		carried = g.connectNode(ctx, c, rt, prefix, a)
@@ -109,6 +110,7 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 		flags = tunnel.FlagOptimistic
 	}
 	d, w, err := g.open(rt.node, rt.target, flags)
+	a.over = w.over
 	if err != nil {
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}

@@ -55,12 +55,12 @@ type Gateway struct {
 	metrics    *metrics
 	budget     *tunnel.Budget    // of receive windows
 	stalled    *tunnel.StallPool // of all sessions
+	lost       tunnel.SendErrors // of all sockets
 
 	mu       sync.Mutex          // guards all below
 	current  map[string]*session // none of a node whose newest session is elsewhere
 	all      map[*session]struct{}
 	members  membership
-	sockets  []*tunnel.UDPConn // of Serve calls, for their counters
 	links    map[*link]struct{}
 	dialers  map[string]context.CancelFunc // of links to the listed gateways
 	epoch    uint64

@@ -79,7 +79,7 @@ func (g *Gateway) dialLinkAddress(ctx context.Context, id, addr string) (err err
 	if err != nil {
 		return fmt.Errorf("open UDP socket: %w", err)
 	}
-	tr := &quic.Transport{Conn: tunnel.WrapPacketConn(pc)}
+	tr := &quic.Transport{Conn: tunnel.WrapPacketConn(pc, &g.lost)}
 	defer func() {
 		cerr := pc.Close()
 		if errors.Is(cerr, net.ErrClosed) {
@@ -362,6 +362,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 		return
 	}
 	defer w.streams.Done()
+	a.over = w.over
 	// The node's answer is the first that comes back: it goes through as it is.
 	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{Stalls: w.stalls}))
 }

@@ -7,25 +7,24 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"syscall"
 	"time"
 
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
-
-	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // metrics are a gateway's own counters. What can be read off its state is
 // collected when somebody asks; see collect.
 type metrics struct {
-	handshakes   *prometheus.CounterVec // by outcome
-	sessions     *prometheus.CounterVec // begun, by reason
-	ended        *prometheus.CounterVec // by reason
+	handshakes   *prometheus.CounterVec // by transport and outcome
+	sessions     *prometheus.CounterVec // begun, by how and transport
+	refused      *prometheus.CounterVec // by reason
+	ended        *prometheus.CounterVec // by reason and transport
+	superseded   prometheus.Counter
 	migrations   prometheus.Counter
 	dialSeconds  *prometheus.HistogramVec // by kind
-	dials        *prometheus.CounterVec   // by kind and result
+	dials        *prometheus.CounterVec   // by kind, transport and result
 	bytes        *prometheus.CounterVec   // by kind and direction
 	joins        *prometheus.CounterVec   // by result
 	sendErrors   *prometheus.Desc
@@ -33,6 +32,11 @@ type metrics struct {
 	streams      *prometheus.Desc
 	peers        *prometheus.Desc
 	farNodes     *prometheus.Desc
+	windows      *prometheus.Desc
+	windowLimit  *prometheus.Desc
+	stalled      *prometheus.Desc
+	stalledLimit *prometheus.Desc
+	stallCuts    *prometheus.Desc
 }
 
 const namespace = "edge_gateway"
@@ -45,23 +49,31 @@ func newMetrics() *metrics {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
 	return &metrics{
-		handshakes: counter("handshakes_total", "Handshakes by what became of them: begun, validated (the address had to prove itself first), refused (too many).", "outcome"),
-		sessions:   counter("sessions_begun_total", "Sessions that became their node's newest: new, or superseding an older one here.", "how"),
-		ended:      counter("sessions_refused_total", "Sessions that were refused after the handshake.", "why"),
+		handshakes: counter("handshakes_total", "Handshakes by what became of them: begun, done, validated (the address had to prove itself first), refused (too many at the moment; no work was done). Those begun and not done failed or are under way.", "transport", "outcome"),
+		sessions:   counter("sessions_begun_total", "Sessions that became their node's newest: new, or superseding an older one here.", "how", "transport"),
+		refused:    counter("sessions_refused_total", "Sessions that were refused after the handshake.", "why"),
+		ended:      counter("sessions_ended_total", "Sessions that ended, by why: what one end said as it closed, lost (nothing was heard) or broken.", "why", "transport"),
+		superseded: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "sessions_superseded_total",
+			Help: "Sessions that a newer epoch of their node took over from, here or at another gateway."}),
 		migrations: prometheus.NewCounter(prometheus.CounterOpts{Namespace: namespace, Name: "migrations_total",
 			Help: "Address changes of sessions, as far as they were seen at a control message."}),
 		dialSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: namespace, Name: "dial_seconds",
 			Help: "From a dial's begin to the node's answer.",
 			// From a LAN's round trip to the bound of a dial.
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 12}}, []string{"kind"}),
-		dials:        counter("dials_total", "Dials by kind and result.", "kind", "result"),
+		dials:        counter("dials_total", "Dials by kind, by what carried them from here (quic, tcp, mesh: to another gateway, none: outside of the tunnel, empty: they got nowhere), and result.", "kind", "transport", "result"),
 		bytes:        counter("carried_bytes_total", "Bytes carried, as seen from who dialled.", "kind", "direction"),
 		joins:        counter("joins_total", "Joins by result.", "result"),
 		sendErrors:   desc("send_errors_total", "Packets that a send error lost.", "errno"),
-		heldSessions: desc("sessions", "Sessions at the moment.", "state"),
+		heldSessions: desc("sessions", "Sessions at the moment; over tcp are those whose network lets no UDP through, or that were told to.", "state", "transport"),
 		streams:      desc("dials_in_flight", "Dials and carried connections at the moment."),
 		peers:        desc("mesh_links", "Connections to other gateways.", "gateway"),
 		farNodes:     desc("mesh_nodes", "Nodes that another gateway says it holds.", "gateway"),
+		windows:      desc("window_growth_bytes", "By how much receive windows have grown beyond what every session has (TCP; those of QUIC do not)."),
+		windowLimit:  desc("window_growth_limit_bytes", "By how much they may, all sessions together."),
+		stalled:      desc("stalled_bytes", "What connections that nobody reads may hold at the moment."),
+		stalledLimit: desc("stalled_limit_bytes", "What they may hold, all sessions together, before the longest stalled are cut."),
+		stallCuts:    desc("stall_aborts_total", "Connections that were cut because nobody read them while others needed what they held."),
 	}
 }
 
@@ -72,18 +84,33 @@ func (g *Gateway) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCo
 // label that names a node.
 func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 	m := g.metrics
-	for _, c := range []prometheus.Collector{m.handshakes, m.sessions, m.ended, m.migrations, m.dialSeconds, m.dials, m.bytes, m.joins} {
+	for _, c := range []prometheus.Collector{m.handshakes, m.sessions, m.refused, m.ended, m.superseded, m.migrations, m.dialSeconds, m.dials, m.bytes, m.joins} {
 		c.Collect(ch)
 	}
 	gauge := func(d *prometheus.Desc, v int, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), labels...)
 	}
+	type held struct{ state, transport string }
+	sessions := map[held]int{}
+	for _, state := range []string{stateCurrent, stateSuperseded} {
+		for _, over := range []string{tunnel.OverQUIC, tunnel.OverTCP} {
+			sessions[held{state, over}] = 0
+		}
+	}
 	g.mu.Lock()
-	current, all, sockets := len(g.current), len(g.all), g.sockets
+	for s := range g.all {
+		sessions[held{stateOf(g.current[s.node] != s), tunnel.TransportOf(s.sess)}]++
+	}
 	g.mu.Unlock()
-	gauge(m.heldSessions, current, "current")
-	gauge(m.heldSessions, all-current, "superseded")
+	for h, n := range sessions {
+		gauge(m.heldSessions, n, h.state, h.transport)
+	}
 	gauge(m.streams, g.dials.Count())
+	gauge(m.windows, int(g.budget.Used()))
+	gauge(m.windowLimit, int(g.budget.Limit()))
+	gauge(m.stalled, int(g.stalled.Held()))
+	gauge(m.stalledLimit, int(g.stalled.Limit()))
+	ch <- prometheus.MustNewConstMetric(m.stallCuts, prometheus.CounterValue, float64(g.stalled.Cuts()))
 	links, nodes := map[string]int{}, map[string]int{}
 	for _, p := range g.Peers() {
 		links[p.ID]++
@@ -93,23 +120,22 @@ func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.peers, n, id)
 		gauge(m.farNodes, nodes[id], id)
 	}
-	lost := map[syscall.Errno]uint64{}
-	for _, s := range sockets {
-		for errno, n := range s.Dropped() {
-			lost[errno] += n
-		}
-	}
-	for errno, n := range lost {
-		ch <- prometheus.MustNewConstMetric(m.sendErrors, prometheus.CounterValue, float64(n), errnoName(errno))
+	for errno, n := range g.lost.Counts() {
+		ch <- prometheus.MustNewConstMetric(m.sendErrors, prometheus.CounterValue, float64(n), tunnel.ErrnoName(errno))
 	}
 }
 
-// errnoName is the constant's name where there is one.
-func errnoName(e syscall.Errno) string {
-	if n := unix.ErrnoName(e); n != "" {
-		return n
+// States of a session as they are shown.
+const (
+	stateCurrent    = "current"
+	stateSuperseded = "superseded"
+)
+
+func stateOf(superseded bool) string {
+	if superseded {
+		return stateSuperseded
 	}
-	return e.Error()
+	return stateCurrent
 }
 
 // nodeCollector is what is known of each node's session: ten thousand nodes make
@@ -142,12 +168,8 @@ func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.Describ
 // Collect implements prometheus.Collector.
 func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.g.Sessions() {
-		state := "current"
-		if s.Superseded {
-			state = "superseded"
-		}
 		ch <- prometheus.MustNewConstMetric(nodeDescs.epoch, prometheus.GaugeValue, 1,
-			s.Node, s.Stats.Transport, s.Remote.String(), time.Unix(0, int64(s.Epoch)).UTC().Format(time.RFC3339Nano), state) //nolint:gosec // an epoch is a time below 2^62
+			s.Node, s.Stats.Transport, s.Remote.String(), time.Unix(0, int64(s.Epoch)).UTC().Format(time.RFC3339Nano), stateOf(s.Superseded)) //nolint:gosec // an epoch is a time below 2^62
 		if s.Superseded {
 			continue
 		}
@@ -163,11 +185,48 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// dialled counts a dial's end.
-func (m *metrics) dialled(kind string, s tunnel.Spliced) {
-	m.dials.WithLabelValues(kind, resultOf(s.Err)).Inc()
+func (m *metrics) handshake(transport, outcome string) {
+	m.handshakes.WithLabelValues(transport, outcome).Inc()
+}
+
+// endOf is one of few words for why a session ended.
+func endOf(err error) string {
+	if closed, ok := errors.AsType[*tunnel.CloseError](err); ok {
+		if closed.Code > tunnel.CloseInternal {
+			return "unknown code" // the other end's choice, of which there are many
+		}
+		return closed.Code.String()
+	}
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(err, context.Canceled):
+		return tunnel.CloseGoingAway.String() // this gateway stops
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return "lost"
+	}
+	return "broken"
+}
+
+// dialled counts a dial's end; over is what carried it.
+func (m *metrics) dialled(kind, over string, s tunnel.Spliced) {
+	kind = kindLabel(kind)
+	m.dials.WithLabelValues(kind, over, resultOf(s.Err)).Inc()
 	m.bytes.WithLabelValues(kind, "sent").Add(float64(s.AToB))
 	m.bytes.WithLabelValues(kind, "received").Add(float64(s.BToA))
+}
+
+// kindLabel is the kind of a dial, or one word for all that a node or another
+// gateway may make up.
+func kindLabel(kind string) string {
+	for _, k := range []tunnel.Kind{tunnel.KindTCP, tunnel.KindUDP, tunnel.KindKubelet, tunnel.KindAPIServer, tunnel.KindTun} {
+		if kind == k.String() {
+			return kind
+		}
+	}
+	if kind == localKind || kind == noKind {
+		return kind
+	}
+	return "unknown"
 }
 
 // resultOf is one of few words for how a dial ended.
@@ -176,6 +235,9 @@ func resultOf(err error) string {
 		return "ok"
 	}
 	if se, ok := errors.AsType[*tunnel.StatusError](err); ok {
+		if se.Status > tunnel.StatusNotConnected {
+			return "unknown status" // the other end's choice, of which there are many
+		}
 		return se.Status.String()
 	}
 	switch {
@@ -189,6 +251,8 @@ func resultOf(err error) string {
 		return "no route"
 	case errors.Is(err, tunnel.ErrStreamLimit):
 		return "stream limit"
+	case errors.Is(err, tunnel.ErrStalled):
+		return "stalled"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "timeout"
 	}

@@ -26,9 +26,15 @@ type route struct {
 	local  string // what to dial outside, "host:port"
 }
 
+// Kinds of dials that are none of the tunnel's: outside of it, and to nowhere.
+const (
+	localKind = "local"
+	noKind    = "none"
+)
+
 func (r route) kind() string {
 	if r.node == "" {
-		return "local"
+		return localKind
 	}
 	return r.target.kind.String()
 }

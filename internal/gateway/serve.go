@@ -29,20 +29,14 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	if err != nil {
 		return fmt.Errorf("gateway: certificate: %w", err)
 	}
-	wrapped := tunnel.WrapPacketConn(pc)
-	if udp, ok := wrapped.(*tunnel.UDPConn); ok {
-		g.mu.Lock()
-		g.sockets = append(g.sockets, udp)
-		g.mu.Unlock()
-	}
 	tr := &quic.Transport{
-		Conn:              wrapped,
+		Conn:              tunnel.WrapPacketConn(pc, &g.lost),
 		StatelessResetKey: resetKey(cert),
 		VerifySourceAddress: func(net.Addr) bool {
 			if g.handshakes.Allow() {
 				return false
 			}
-			g.metrics.handshakes.WithLabelValues("validated").Inc()
+			g.metrics.handshake(tunnel.OverQUIC, "validated")
 			return true
 		},
 	}
@@ -52,10 +46,10 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	}
 	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
 		if !g.accepted.Allow() {
-			g.metrics.handshakes.WithLabelValues("refused").Inc()
+			g.metrics.handshake(tunnel.OverQUIC, "refused")
 			return nil, errTooManyHandshakes // quic-go answers CONNECTION_REFUSED
 		}
-		g.metrics.handshakes.WithLabelValues("begun").Inc()
+		g.metrics.handshake(tunnel.OverQUIC, "begun")
 		return admitted, nil
 	}
 	ln, err := tr.Listen(g.tlsConfig(), conf)
@@ -86,6 +80,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 var errTooManyHandshakes = errors.New("too many handshakes at the moment")
 
 func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn, group *sync.WaitGroup) {
+	g.metrics.handshake(tunnel.OverQUIC, "done")
 	g.serveSession(ctx, tunnel.NewQUICSession(qc), qc.ConnectionState().TLS, group)
 }
 

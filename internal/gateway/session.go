@@ -51,7 +51,7 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) (s, old *session) {
 	log := g.cfg.Logger
 	refuse := func(why string, code tunnel.CloseCode, err error) (*session, *session) {
-		g.metrics.ended.WithLabelValues(why).Inc()
+		g.metrics.refused.WithLabelValues(why).Inc()
 		log.Warn("session refused", "remote", sess.Remote(), "error", err)
 		sess.Close(code, err.Error())
 		return nil, nil
@@ -91,7 +91,7 @@ func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.
 	if old != nil {
 		how = "superseding"
 	}
-	g.metrics.sessions.WithLabelValues(how).Inc()
+	g.metrics.sessions.WithLabelValues(how, tunnel.TransportOf(sess)).Inc()
 	log.Info("session began", "remote", sess.Remote(), "epoch", s.epoch,
 		"congestion", tunnel.CongestionOf(sess), "engine", s.hello.EngineVersion, "superseding", old != nil)
 	return s, old
@@ -107,6 +107,7 @@ func (g *Gateway) runSession(ctx context.Context, s *session) {
 
 func (g *Gateway) ended(s *session, err error) {
 	g.unregister(s)
+	g.metrics.ended.WithLabelValues(endOf(err), tunnel.TransportOf(s.sess)).Inc()
 	// Wakes every handler; the code is the first one given.
 	s.sess.Close(tunnel.CloseGoingAway, "gateway stops")
 	s.log.Info("session ended", "epoch", s.epoch, "after", g.cfg.Clock().Sub(s.since).Round(time.Millisecond), "reason", err)
@@ -162,6 +163,7 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 // retire lets the streams of a superseded session end, within supersedeGrace. If
 // that session ends by itself, so do they.
 func (g *Gateway) retire(ctx context.Context, old *session) {
+	g.metrics.superseded.Inc()
 	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
 	defer cancel()
 	linger := time.NewTimer(retireLinger)
@@ -239,6 +241,7 @@ func (g *Gateway) acceptLoop(ctx context.Context, s *session) error {
 func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream) {
 	h, err := tunnel.AcceptDial(st)
 	a := g.audit("node "+s.node, h.Kind.String(), "apiserver")
+	a.over = tunnel.TransportOf(s.sess)
 	if err != nil {
 		a.end(tunnel.Spliced{Err: err})
 		return

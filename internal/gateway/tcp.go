@@ -85,16 +85,19 @@ func (g *Gateway) acceptTCP(ctx context.Context, c net.Conn, conf *tls.Config, f
 	// As with QUIC, where more handshakes come than can be done, those that are
 	// too many are refused before any work is done for them.
 	if !g.accepted.Allow() || !from.add(remote.Addr()) {
+		g.metrics.handshake(tunnel.OverTCP, "refused")
 		_ = c.Close() // nothing was said on it
 		return nil
 	}
 	defer from.remove(remote.Addr())
+	g.metrics.handshake(tunnel.OverTCP, "begun")
 	tc, err := handshakeTCP(ctx, c, conf)
 	if err != nil {
 		// As common as port scanners; QUIC's are not logged either.
 		g.cfg.Logger.Debug("TLS handshake", "remote", remote, "error", err)
 		return nil
 	}
+	g.metrics.handshake(tunnel.OverTCP, "done")
 	return tc
 }
 

@@ -24,6 +24,9 @@ func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
 // Used is how much of it is taken, in bytes.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
+// Limit is how large it is, in bytes.
+func (b *Budget) Limit() int64 { return b.limit }
+
 // reserve takes n bytes if they are there.
 func (b *Budget) reserve(n int64) bool {
 	if b.used.Add(n) > b.limit {

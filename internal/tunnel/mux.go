@@ -336,7 +336,7 @@ func (s *MuxSession) Remote() netip.AddrPort { return AddrPort(s.conn.RemoteAddr
 
 // Stats tells what the multiplexer knows: the kernel has the rest.
 func (s *MuxSession) Stats() Stats {
-	return Stats{Transport: "tcp", RTT: s.y.RTT(), Sent: s.conn.written.Load(), Received: s.conn.read.Load()}
+	return Stats{Transport: OverTCP, RTT: s.y.RTT(), Sent: s.conn.written.Load(), Received: s.conn.read.Load()}
 }
 
 // mapError gives an error of a stream or the session the form that Session

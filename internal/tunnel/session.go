@@ -132,13 +132,27 @@ func closeError(err error) error {
 // Stats is what a session's transport has seen so far. What a transport does not
 // know is zero.
 type Stats struct {
-	// Transport is "quic" or "tcp".
+	// Transport is OverQUIC or OverTCP.
 	Transport        string
 	RTT, MinRTT      time.Duration
 	CongestionWindow uint64 // bytes
 	Sent, Received   uint64 // bytes on the wire below UDP
 	PacketsSent      uint64
 	PacketsLost      uint64
+}
+
+// Names of what carries a session.
+const (
+	OverQUIC = "quic"
+	OverTCP  = "tcp"
+)
+
+// TransportOf says what carries a session: OverQUIC or OverTCP.
+func TransportOf(s Session) string {
+	if _, ok := s.(*quicSession); ok {
+		return OverQUIC
+	}
+	return OverTCP
 }
 
 // StatsOf returns what the session's transport tells of itself.
@@ -153,7 +167,7 @@ func StatsOf(s Session) Stats {
 func (s *quicSession) Stats() Stats {
 	c := s.c.ConnectionStats()
 	return Stats{
-		Transport: "quic", RTT: c.SmoothedRTT, MinRTT: c.MinRTT, CongestionWindow: c.CongestionWindow,
+		Transport: OverQUIC, RTT: c.SmoothedRTT, MinRTT: c.MinRTT, CongestionWindow: c.CongestionWindow,
 		Sent: c.BytesSent, Received: c.BytesReceived, PacketsSent: c.PacketsSent, PacketsLost: c.PacketsLost,
 	}
 }

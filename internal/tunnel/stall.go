@@ -38,6 +38,7 @@ const (
 type StallPool struct {
 	limit int64
 	held  atomic.Int64
+	cuts  atomic.Uint64
 }
 
 // NewStallPool makes a pool of that many bytes.
@@ -45,6 +46,12 @@ func NewStallPool(limit int64) *StallPool { return &StallPool{limit: limit} }
 
 // Held is how much stalled streams may hold at the moment, in bytes.
 func (p *StallPool) Held() int64 { return p.held.Load() }
+
+// Limit is how much they may hold, in bytes.
+func (p *StallPool) Limit() int64 { return p.limit }
+
+// Cuts is how many connections of all sessions were cut because nobody read them.
+func (p *StallPool) Cuts() uint64 { return p.cuts.Load() }
 
 // ErrStalled is a connection that was cut because nobody read it while others
 // needed what it held.
@@ -172,6 +179,9 @@ func (s *Stalls) look() {
 		cut = append(cut, w)
 	}
 	s.mu.Unlock()
+	if s.pool != nil {
+		s.pool.cuts.Add(uint64(len(cut)))
+	}
 	for _, w := range cut {
 		w.abort() // which removes it, and needs mu for that
 	}

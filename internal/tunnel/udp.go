@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -21,20 +22,47 @@ type UDPConn struct {
 	// fault, if set, is asked before each write in place of the kernel; for tests.
 	fault func() error
 
-	mu      sync.Mutex // guards dropped
-	dropped map[syscall.Errno]uint64
+	lost *SendErrors
 }
 
-// WrapUDP wraps c.
-func WrapUDP(c *net.UDPConn) *UDPConn {
-	return &UDPConn{UDPConn: c, dropped: map[syscall.Errno]uint64{}}
+// SendErrors counts what send errors have lost, on however many sockets. The zero
+// value has counted nothing.
+type SendErrors struct {
+	mu sync.Mutex // guards n
+	n  map[syscall.Errno]uint64
 }
 
-// WrapPacketConn wraps c if it is a plain UDP socket and returns it as it is
+// Counts returns how many packets (or batches of them) were lost to each error.
+func (e *SendErrors) Counts() map[syscall.Errno]uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := make(map[syscall.Errno]uint64, len(e.n))
+	maps.Copy(m, e.n)
+	return m
+}
+
+func (e *SendErrors) add(errno syscall.Errno) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.n == nil {
+		e.n = map[syscall.Errno]uint64{}
+	}
+	e.n[errno]++
+}
+
+// WrapUDP wraps c. What is lost on it is counted in lost; nil: nobody asks.
+func WrapUDP(c *net.UDPConn, lost *SendErrors) *UDPConn {
+	if lost == nil {
+		lost = &SendErrors{}
+	}
+	return &UDPConn{UDPConn: c, lost: lost}
+}
+
+// WrapPacketConn is WrapUDP if c is a plain UDP socket, and returns it as it is
 // otherwise.
-func WrapPacketConn(c net.PacketConn) net.PacketConn {
+func WrapPacketConn(c net.PacketConn, lost *SendErrors) net.PacketConn {
 	if u, ok := c.(*net.UDPConn); ok {
-		return WrapUDP(u)
+		return WrapUDP(u, lost)
 	}
 	return c
 }
@@ -62,22 +90,8 @@ func (c *UDPConn) tolerate(err error) bool {
 	if !ok || !tolerated[errno] {
 		return false
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.dropped[errno]++
+	c.lost.add(errno)
 	return true
-}
-
-// Dropped returns how many packets (or batches of them) were lost to each send
-// error since the socket was wrapped.
-func (c *UDPConn) Dropped() map[syscall.Errno]uint64 {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m := make(map[syscall.Errno]uint64, len(c.dropped))
-	for k, v := range c.dropped {
-		m[k] = v
-	}
-	return m
 }
 
 // WriteMsgUDP is what quic-go sends with.

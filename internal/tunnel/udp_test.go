@@ -28,7 +28,7 @@ func loopback(t *testing.T) *net.UDPConn {
 // The kernel refuses port 0 (EINVAL) and too large a packet (EMSGSIZE): the first
 // is loss, the second is not ours to hide.
 func TestSendErrors(t *testing.T) {
-	c := WrapUDP(loopback(t))
+	c := WrapUDP(loopback(t), nil)
 	nowhere := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
 	if n, err := c.WriteTo([]byte("abc"), nowhere); n != 3 || err != nil {
 		t.Errorf("%d, %v", n, err)
@@ -39,7 +39,7 @@ func TestSendErrors(t *testing.T) {
 	if n, _, err := c.WriteMsgUDPAddrPort([]byte("abc"), nil, nowhere.AddrPort()); n != 3 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
-	if d := c.Dropped(); d[syscall.EINVAL] != 3 || len(d) != 1 {
+	if d := c.lost.Counts(); d[syscall.EINVAL] != 3 || len(d) != 1 {
 		t.Errorf("dropped: %v", d)
 	}
 	if _, err := c.WriteTo(make([]byte, 70_000), c.LocalAddr()); !errors.Is(err, syscall.EMSGSIZE) {
@@ -49,7 +49,7 @@ func TestSendErrors(t *testing.T) {
 	if _, err := c.WriteTo([]byte("abc"), c.LocalAddr()); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("error: %v", err)
 	}
-	if WrapPacketConn(c) != net.PacketConn(c) {
+	if WrapPacketConn(c, nil) != net.PacketConn(c) {
 		t.Error("wrapped twice")
 	}
 }
@@ -66,7 +66,7 @@ func TestSessionOutlivesSendErrors(t *testing.T) {
 				return nil
 			}
 			ca := tunneltest.NewCA(t)
-			us, uc := WrapUDP(loopback(t)), WrapUDP(loopback(t))
+			us, uc := WrapUDP(loopback(t), nil), WrapUDP(loopback(t), nil)
 			us.fault, uc.fault = fault, fault
 			st, ct := &quic.Transport{Conn: us}, &quic.Transport{Conn: uc}
 			defer st.Close()
@@ -101,7 +101,7 @@ func TestSessionOutlivesSendErrors(t *testing.T) {
 			}
 			ping.Write([]byte("x"))
 			deadline := time.Now().Add(10 * time.Second)
-			for tick := time.Tick(time.Millisecond); uc.Dropped()[errno] == 0 || us.Dropped()[errno] == 0; <-tick {
+			for tick := time.Tick(time.Millisecond); uc.lost.Counts()[errno] == 0 || us.lost.Counts()[errno] == 0; <-tick {
 				if time.Now().After(deadline) {
 					t.Fatal("nothing was dropped")
 				}
