@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -376,7 +377,7 @@ func TestRealAPI(t *testing.T) {
 	}
 	c.pod("a", "n1", "key")
 	c.pod("other", "n2")
-	for i := range 1300 { // three pages
+	for i := range 1300 { // several pages
 		c.slice(fmt.Sprintf("s%04d", i), "10.1.0.1")
 	}
 
@@ -501,10 +502,11 @@ func TestRealAPI(t *testing.T) {
 	t.Run("the apiserver dies in the middle of a list", func(t *testing.T) {
 		var once sync.Once
 		killed := make(chan error, 1)
+		var begun atomic.Int64
 		partial := c.run(t.TempDir(), func(r *http.Request, body io.ReadCloser) (int, io.ReadCloser) {
 			if body == nil {
-				if strings.Contains(r.URL.RawQuery, "sendInitialEvents") {
-					return http.StatusUnprocessableEntity, nil
+				if strings.HasSuffix(r.URL.Path, "/endpointslices") && r.URL.Query().Has("limit") && !r.URL.Query().Has("continue") {
+					begun.Add(1)
 				}
 				return 0, nil
 			}
@@ -526,6 +528,9 @@ func TestRealAPI(t *testing.T) {
 		}
 		c.converge(partial.Mirror)
 		partial.stop()
+		if n := begun.Load(); n != 1 {
+			t.Errorf("the list was begun %d times: what came of it was of no use", n)
+		}
 	})
 
 	t.Run("etcd restored", func(t *testing.T) {

@@ -41,6 +41,8 @@ type fakeAPI struct {
 	breakAfter int
 	// silent watches send nothing that happens.
 	silent bool
+	// mixed lists say of each page but the first that it is of another version.
+	mixed bool
 }
 
 type fakeTable struct {
@@ -309,7 +311,11 @@ func (f *fakeAPI) list(r *http.Request, table, media string) (*http.Response, er
 			return f.status(r, http.StatusGone, string(metav1.StatusReasonExpired)), nil
 		}
 	}
-	list := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: version.String()}}
+	said := version
+	if f.mixed && from != "" {
+		said++
+	}
+	list := &corev1.PodList{ListMeta: metav1.ListMeta{ResourceVersion: said.String()}}
 	for _, name := range names {
 		if name <= from {
 			continue

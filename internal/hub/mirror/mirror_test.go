@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -184,7 +186,7 @@ func TestFollow(t *testing.T) {
 		w.api.put(podsTable, "b", "3")
 		settle(time.Second)
 		w.converged()
-		// One request each, whoever reads.
+		// One stream each, and a list before it where there may be many, whoever reads.
 		for range 20 {
 			if _, err := w.mirror.Watch(ownPods, w.api.version); err != nil {
 				t.Error(err)
@@ -202,14 +204,16 @@ func TestFollow(t *testing.T) {
 				if s := selector(c); s != "" {
 					table += " " + s
 				}
-				if n := w.api.requests(table); n != 1 {
-					t.Errorf("%d requests for %s", n, c)
+				want := 1
+				if w.mirror.rules[i].listed {
+					want = 2
 				}
-			}
-		}
-		for _, c := range w.mirror.Collections() {
-			if !c.Complete || c.Err != nil || c.Bytes == 0 || c.Requests != 1 {
-				t.Errorf("%+v", c)
+				if n := w.api.requests(table); n != want {
+					t.Errorf("%d requests for %s, want %d", n, c, want)
+				}
+				if s := w.mirror.stream(c).tell(); !s.Complete || s.Err != nil || s.Bytes == 0 || s.Requests != int64(want) {
+					t.Errorf("%+v", s)
+				}
 			}
 		}
 	})
@@ -243,7 +247,7 @@ func TestResume(t *testing.T) {
 		w.api.mu.Lock()
 		defer w.api.mu.Unlock()
 		for _, a := range w.api.asked[before:] {
-			if strings.Contains(a, "sendInitialEvents") {
+			if strings.Contains(a, "sendInitialEvents") || !strings.Contains(a, "watch=true") {
 				t.Errorf("it began anew: %s", a)
 			}
 		}
@@ -260,14 +264,26 @@ func (cut) RoundTrip(*http.Request) (*http.Response, error) {
 // TestNeverPartial: whatever breaks while a collection comes for the first time,
 // nothing of it is served; and what was whole stays so when it comes anew.
 func TestNeverPartial(t *testing.T) {
-	for _, watchList := range []bool{true, false} {
-		t.Run(fmt.Sprint("watchlist=", watchList), func(t *testing.T) {
+	classes := replica.Collection{Resource: schema.GroupVersionResource{Group: "node.k8s.io", Version: "v1", Resource: "runtimeclasses"}}
+	for _, tt := range []struct {
+		name       string
+		table      string
+		collection replica.Collection
+		watchList  bool
+		breakAfter int
+		anew       string // what a request that begins has in its query
+	}{
+		{"list", podsTable, ownPods, true, 600, "limit="},
+		{"stream", path(classes), classes, true, 20_000, "sendInitialEvents="},
+		{"list where streams are refused", path(classes), classes, false, 600, "limit="},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := &world{t: t, api: newFakeAPI(t), store: newMemory()}
 				for i := range 1200 {
-					w.api.put(podsTable, fmt.Sprint("p", i), "1")
+					w.api.put(tt.table, fmt.Sprint("p", i), "1")
 				}
-				if !watchList {
+				if !tt.watchList {
 					w.api.refuse = func(_, query string) int {
 						if strings.Contains(query, "sendInitialEvents") {
 							return http.StatusUnprocessableEntity
@@ -275,55 +291,172 @@ func TestNeverPartial(t *testing.T) {
 						return 0
 					}
 				}
-				w.api.breakAfter = 20_000
+				breakAfter := func(n int) {
+					w.api.mu.Lock()
+					defer w.api.mu.Unlock()
+					w.api.breakAfter = n
+				}
+				breakAfter(tt.breakAfter)
 				w.start()
 				defer func() { w.stop() }()
 				for range 60 {
 					settle(time.Second)
-					if _, err := w.mirror.Snapshot(ownPods); !errors.Is(err, replica.ErrIncomplete) {
+					if _, err := w.mirror.Snapshot(tt.collection); !errors.Is(err, replica.ErrIncomplete) {
 						t.Fatalf("a partial list is served: %v", err)
 					}
 				}
 				for _, f := range w.store.found() {
-					if f.Collection == ownPods {
+					if f.Collection == tt.collection {
 						t.Error("a partial list is stored")
 					}
 				}
-				w.api.mu.Lock()
-				w.api.breakAfter = 0
-				w.api.mu.Unlock()
+				breakAfter(0)
 				settle(time.Minute)
-				w.converged()
-				if !watchList {
-					pages := 0
-					w.api.mu.Lock()
-					for _, a := range w.api.asked {
-						if strings.HasPrefix(a, podsTable) && strings.Contains(a, "continue=") {
-							pages++
-						}
-					}
-					w.api.mu.Unlock()
-					if pages < 2 {
-						t.Error("the list did not come in pages")
+				converged := func() {
+					t.Helper()
+					if diff := cmp.Diff(w.api.state(tt.table), w.state(tt.collection)); diff != "" {
+						t.Error(diff)
 					}
 				}
+				converged()
+				w.api.mu.Lock()
+				if !slices.ContainsFunc(w.api.asked, func(a string) bool { return strings.HasPrefix(a, tt.table) && strings.Contains(a, tt.anew) }) {
+					t.Errorf("it was not read by %s", tt.anew)
+				}
+				w.api.mu.Unlock()
 				// Anew, and it breaks again.
 				w.api.compact()
-				w.api.put(podsTable, "p0", "2")
+				w.api.put(tt.table, "p0", "2")
+				breakAfter(tt.breakAfter)
 				w.api.mu.Lock()
-				w.api.breakAfter = 20_000
 				w.api.compacted = w.api.version
 				w.api.mu.Unlock()
 				w.api.breakWatches()
 				settle(5 * time.Minute)
-				if got := w.state(ownPods); len(got) != 1200 {
-					t.Errorf("it serves %d pods of 1200", len(got))
+				if got := w.state(tt.collection); len(got) != 1200 {
+					t.Errorf("it serves %d objects of 1200", len(got))
 				}
-				w.api.mu.Lock()
-				w.api.breakAfter = 0
-				w.api.mu.Unlock()
+				breakAfter(0)
 				settle(time.Minute)
+				converged()
+			})
+		})
+	}
+}
+
+// TestBrokenList: a list that is broken off between its pages goes on where it was,
+// unless that cannot be, and is whole either way.
+func TestBrokenList(t *testing.T) {
+	const pods = 3*pageSize + 100 // four pages
+	for _, tt := range []struct {
+		name string
+		// meet is called when the third page is asked for the first time, with the
+		// apiserver's lock held: with what the apiserver answers; 0 breaks the link.
+		meet func(*fakeAPI) int
+		// pause is how long the link is gone then.
+		pause time.Duration
+		// firsts is how often the first page is asked for, limits of which size the
+		// pages that follow the break are.
+		firsts int
+		limits []int
+	}{
+		{name: "link broken", firsts: 1, limits: []int{pageSize / 2, pageSize / 2, pageSize / 2}},
+		{name: "link gone for a while", pause: pagesLast - time.Minute, firsts: 1, limits: []int{pageSize / 2, pageSize / 2, pageSize / 2}},
+		{name: "link gone for longer than versions are kept", pause: pagesLast + time.Minute, firsts: 2, limits: []int{pageSize, pageSize, pageSize, pageSize}},
+		{
+			name: "changed meanwhile, token expired", firsts: 2, limits: []int{pageSize, pageSize, pageSize, pageSize},
+			meet: func(f *fakeAPI) int { f.version++; delete(f.table(podsTable).objects, "p0"); return http.StatusGone },
+		},
+		{
+			name: "apiserver overloaded", firsts: 1, limits: []int{pageSize, pageSize},
+			meet: func(*fakeAPI) int { return http.StatusTooManyRequests },
+		},
+		{
+			name: "apiserver starting, without roles", firsts: 1, limits: []int{pageSize, pageSize},
+			meet: func(*fakeAPI) int { return http.StatusForbidden },
+		},
+		{
+			name: "apiserver too slow", firsts: 1, limits: []int{pageSize / 2, pageSize / 2, pageSize / 2},
+			meet: func(*fakeAPI) int { return http.StatusGatewayTimeout },
+		},
+		{
+			name: "apiserver fails", firsts: 2, limits: []int{pageSize, pageSize, pageSize, pageSize},
+			meet: func(*fakeAPI) int { return http.StatusInternalServerError },
+		},
+		{
+			name: "token refused", firsts: 2, limits: []int{pageSize, pageSize, pageSize, pageSize},
+			meet: func(*fakeAPI) int { return http.StatusBadRequest },
+		},
+		{
+			name: "page of another version", firsts: 2, limits: []int{pageSize, pageSize, pageSize, pageSize},
+			meet: func(f *fakeAPI) int { f.mixed = true; return 0 },
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{t: t, api: newFakeAPI(t), store: newMemory()}
+				for i := range pods {
+					w.api.put(podsTable, fmt.Sprint("p", i), "1")
+				}
+				continued, met := 0, false
+				var limits []int
+				firsts := 0
+				w.api.refuse = func(table, query string) int {
+					if table != podsTable || !strings.Contains(query, "limit=") {
+						return 0
+					}
+					if !strings.Contains(query, "continue=") {
+						firsts++
+					} else {
+						continued++
+					}
+					if met {
+						values, err := url.ParseQuery(query)
+						if err != nil {
+							t.Error(err)
+						}
+						limit, err := strconv.Atoi(values.Get("limit"))
+						if err != nil {
+							t.Error(err)
+						}
+						limits = append(limits, limit)
+						w.api.breakAfter, w.api.mixed = 0, false
+						return 0
+					}
+					if continued < 2 {
+						return 0
+					}
+					met = true
+					if tt.meet == nil {
+						w.api.breakAfter = 1000
+						return 0
+					}
+					return tt.meet(w.api)
+				}
+				w.start()
+				defer func() { w.stop() }()
+				if tt.pause > 0 {
+					for broken := false; !broken; {
+						settle(time.Millisecond)
+						w.api.mu.Lock()
+						broken = met
+						w.api.mu.Unlock()
+					}
+					w.mirror.SetLink(false, time.Now())
+					settle(tt.pause)
+					w.mirror.SetLink(true, time.Now())
+				}
+				settle(10 * time.Second)
 				w.converged()
+				if firsts != tt.firsts {
+					t.Errorf("the first page was asked for %d times, want %d", firsts, tt.firsts)
+				}
+				if diff := cmp.Diff(tt.limits, limits); diff != "" {
+					t.Errorf("sizes of the pages after the break: %s", diff)
+				}
+				if n := w.api.requests(podsTable); n != 3+len(limits)+1 {
+					t.Errorf("%d requests, of which %d after the break", n, len(limits))
+				}
 			})
 		})
 	}

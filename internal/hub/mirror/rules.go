@@ -39,6 +39,9 @@ type rule struct {
 	scope      scope
 	media      string // upstream
 	namespaced bool
+	// listed: there may be many, and they are read in pages of a list, which the
+	// apiserver compresses, before they are watched. See "Bytes" of the package.
+	listed bool
 	// sealed in the store.
 	sealed bool
 	// durable: changes that matter are on disk before they are shown.
@@ -58,13 +61,13 @@ const podRule = 0
 
 func rules() []rule {
 	return []rule{
-		{resource: core("pods"), kind: "Pod", scope: boundToNode, media: wire.MediaProtobuf, namespaced: true, durable: true},
+		{resource: core("pods"), kind: "Pod", scope: boundToNode, media: wire.MediaProtobuf, namespaced: true, listed: true, durable: true},
 		{resource: core("nodes"), kind: "Node", scope: ownNode, media: wire.MediaProtobuf, durable: true, same: sameButHeartbeat},
-		{resource: core("services"), kind: "Service", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true},
-		{resource: core("namespaces"), kind: "Namespace", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf},
+		{resource: core("services"), kind: "Service", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true, listed: true},
+		{resource: core("namespaces"), kind: "Namespace", scope: whole, identity: HubIdentity, media: wire.MediaProtobuf, listed: true},
 		{
 			resource: schema.GroupVersionResource{Group: "discovery.k8s.io", Version: "v1", Resource: "endpointslices"},
-			kind:     "EndpointSlice", identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true,
+			kind:     "EndpointSlice", identity: HubIdentity, media: wire.MediaProtobuf, namespaced: true, listed: true,
 		},
 		{
 			resource: schema.GroupVersionResource{Group: "networking.k8s.io", Version: "v1", Resource: "servicecidrs"},

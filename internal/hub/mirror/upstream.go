@@ -168,6 +168,23 @@ func isExpired(err error) bool {
 		apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge)
 }
 
+// isTimeout: the apiserver had too little time for an answer.
+func isTimeout(err error) bool {
+	var status apierrors.APIStatus
+	return errors.As(err, &status) && status.Status().Code == http.StatusGatewayTimeout && !isExpired(err)
+}
+
+// isPassing: what was asked for may still come if it is asked for again. It is
+// the link that failed, or an apiserver that is slow, overloaded, or starting: it
+// answers 403 before it has read its roles. Whatever else an apiserver says, it
+// will say again.
+func isPassing(err error) bool {
+	var status apierrors.APIStatus
+	return !errors.As(err, &status) || isTimeout(err) ||
+		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
+		apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+}
+
 // isUnsupported: the apiserver does not send initial events.
 func isUnsupported(err error) bool {
 	return apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)
