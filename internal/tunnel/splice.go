@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 const (
@@ -27,6 +28,11 @@ var (
 	bulkBuffers = sync.Pool{New: func() any { b := make([]byte, bulkBuffer); return &b }}
 )
 
+// deafLimit is how long a connection is kept of which only one direction goes on,
+// which its reader does not want: until its source learns of the other one's end
+// and ends too, as most do at once, and the last bytes of that are delivered.
+const deafLimit = 30 * time.Second
+
 // SpliceOptions changes how Splice begins.
 type SpliceOptions struct {
 	// Prefix was already read from a and goes to b first.
@@ -43,8 +49,8 @@ type SpliceOptions struct {
 	Stalls *Stalls
 }
 
-// Spliced is what Splice carried, in bytes. Err is nil if both directions ended
-// with an end of file.
+// Spliced is what Splice carried, in bytes. Err is nil if each direction ended
+// with an end of file, or nobody wanted what it would still have brought.
 type Spliced struct {
 	AToB, BToA int64
 	Err        error
@@ -56,6 +62,7 @@ type Spliced struct {
 //	a ends (EOF, FIN)      -> b.CloseWrite; b may go on sending
 //	a breaks (RST, reset)  -> b is reset, and a
 //	b stops reading        -> what a sends is dropped; b may go on sending
+//	that, and b has ended  -> both are broken, unless a ends within deafLimit
 //
 // A conn without CloseWrite is closed where a half-close would be needed.
 func Splice(a, b net.Conn, o SpliceOptions) Spliced {
@@ -94,6 +101,7 @@ func Splice(a, b net.Conn, o SpliceOptions) Spliced {
 		out.AToB += s.copy(b, a, s.speak, nil)
 	}
 	<-done
+	s.end()
 	_ = a.Close() // both have ended: nothing is lost, nobody to tell
 	_ = b.Close()
 	out.Err = s.err
@@ -108,6 +116,31 @@ type splice struct {
 	aborted   chan struct{}
 	err       error // set once, before aborted is closed
 	stalls    *Stalls
+
+	mu    sync.Mutex // guards all below
+	over  int        // directions that have ended, or that nobody wants
+	deaf  bool       // one of them is of the second kind
+	limit *time.Timer
+}
+
+// isOver says that a direction is, which it may be once.
+func (s *splice) isOver(deaf bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over++
+	s.deaf = s.deaf || deaf
+	if s.over == 2 && s.deaf {
+		s.limit = time.AfterFunc(deafLimit, func() { s.abortWith(nil, ResetClosed) })
+	}
+}
+
+// end waits for nothing any more.
+func (s *splice) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limit != nil {
+		s.limit.Stop()
+	}
 }
 
 func (s *splice) speak() { s.speakOnce.Do(func() { close(s.spoken) }) }
@@ -164,6 +197,7 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			case stoppedReading(werr):
 				// Go on reading, so that the end of src is seen.
 				deaf = true
+				s.isOver(true)
 			default:
 				s.abort(werr)
 				return n
@@ -180,6 +214,7 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			if err := closeWrite(dst); err != nil {
 				s.abort(err)
 			}
+			s.isOver(false)
 		}
 		return n
 	}

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // recording is a Stream that remembers its urgencies and how large the writes
@@ -74,6 +76,53 @@ func TestSpliceTellsBulk(t *testing.T) {
 			if !tc.bulk && st.largest > spliceBuffer {
 				t.Errorf("a write of %d bytes for no bulk", st.largest)
 			}
+		})
+	}
+}
+
+// gone is a stream whose other end has ended its direction and wants nothing.
+type gone struct {
+	net.Conn
+	ends time.Duration // when its direction ends
+}
+
+func (g *gone) CloseWrite() error { return nil }
+func (g *gone) Reset(ResetCode)   { g.Close() }
+func (g *gone) SetUrgency(int8)   {}
+
+func (g *gone) Write([]byte) (int, error) { return 0, &ResetError{Code: ResetClosed, Remote: true} }
+
+func (g *gone) Read([]byte) (int, error) {
+	time.Sleep(g.ends)
+	return 0, io.EOF
+}
+
+// halfClosing is one end of a net.Pipe, which has no half-close.
+type halfClosing struct{ net.Conn }
+
+func (halfClosing) CloseWrite() error { return nil }
+
+// A source that never ends must not be read for ever when nobody wants it.
+func TestSpliceEndsWhatNobodyWants(t *testing.T) {
+	for _, ends := range []time.Duration{0, time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			end, source := net.Pipe()
+			var wrote sync.WaitGroup
+			wrote.Go(func() {
+				for {
+					if _, err := source.Write([]byte("x")); err != nil {
+						return
+					}
+					time.Sleep(time.Millisecond)
+				}
+			})
+			start := time.Now()
+			s := Splice(halfClosing{end}, &gone{Conn: end, ends: ends}, SpliceOptions{})
+			if d := time.Since(start) - ends; d < deafLimit || d > deafLimit+time.Second || s.Err != nil {
+				t.Errorf("ended %s after the other direction: %+v", d, s)
+			}
+			wrote.Wait()
+			source.Close()
 		})
 	}
 }
