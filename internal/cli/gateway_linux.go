@@ -2,16 +2,21 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/edgewright/terraform-provider-edge/internal/controlplane"
+	"github.com/edgewright/terraform-provider-edge/internal/gateway"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway/process"
 )
 
@@ -21,7 +26,7 @@ func (a *app) newGatewayCommand() *cobra.Command {
 		Use:   "gateway",
 		Short: "Run more gateways beside the control plane's own, and look at one",
 	}
-	c.AddCommand(a.newGatewayIssueCommand(), a.newGatewayRemoveCommand(), a.newGatewayRunCommand(), a.newGatewayShowCommand())
+	c.AddCommand(a.newGatewayIssueCommand(), a.newGatewayRemoveCommand(), a.newGatewayRunCommand(), a.newGatewayShowCommand(), a.newGatewayQlogCommand())
 	return c
 }
 
@@ -141,22 +146,98 @@ func (a *app) newGatewayShowCommand() *cobra.Command {
 func (a *app) readSocket(ctx context.Context, socket, path string) error {
 	ctx, cancel := context.WithTimeout(ctx, showTimeout)
 	defer cancel()
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway"+path, nil)
+	body, err := askSocket(ctx, socket, path)
 	if err != nil {
 		return err
 	}
+	defer body.Close()
+	_, err = io.Copy(a.Out, body)
+	return err
+}
+
+// askSocket asks an HTTP server on a unix socket; the caller closes the answer.
+func askSocket(ctx context.Context, socket, path string) (io.ReadCloser, error) {
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://gateway"+path, nil)
+	if err != nil {
+		return nil, err
+	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("ask the gateway at %s: %w", socket, err)
+		return nil, fmt.Errorf("ask the gateway at %s: %w", socket, err)
 	}
-	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("the gateway at %s answers %s", socket, resp.Status)
+		defer resp.Body.Close()
+		// Its own words, where it has any.
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+		if err != nil || len(text) == 0 {
+			return nil, fmt.Errorf("the gateway at %s answers %s", socket, resp.Status)
+		}
+		return nil, fmt.Errorf("the gateway at %s answers %s: %s", socket, resp.Status, strings.TrimSpace(string(text)))
 	}
-	_, err = io.Copy(a.Out, resp.Body)
-	return err
+	return resp.Body, nil
+}
+
+func (a *app) newGatewayQlogCommand() *cobra.Command {
+	var d time.Duration
+	var out string
+	c := &cobra.Command{
+		Use:   "qlog SOCKET NODE",
+		Short: "Record what a node's connection does, packet by packet, into a file",
+		Long: `Asks the gateway that holds the node's session, by its admin socket (see
+` + "`edge gateway show`" + `), to record the session: packets sent, received and lost, round
+trip, congestion window, migrations. What is carried is not in the file, which
+only you may read (0600); addresses of node and gateway are. It is qlog
+(application/qlog+json-seq), which qvis draws.
+
+A recording ends with --for, with the session, at 64 MiB or when you interrupt it;
+what there is by then is kept. It needs a session over QUIC: what each node has is
+in what ` + "`edge gateway show SOCKET sessions`" + ` prints. Nothing is recorded unless
+asked for.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if d <= 0 || d > gateway.MaxQlogTime {
+				return fmt.Errorf("--for %s: record for more than 0s and at most %s", d, gateway.MaxQlogTime)
+			}
+			if out == "" {
+				out = fmt.Sprintf("%s-%s.sqlog", args[1], time.Now().UTC().Format("20060102T150405Z"))
+			}
+			return a.recordQlog(cmd.Context(), args[0], args[1], d, out)
+		},
+	}
+	c.Flags().DurationVar(&d, "for", 30*time.Second, "how long to record")
+	c.Flags().StringVarP(&out, "out", "o", "", "file to make (default NODE-TIME.sqlog here)")
+	return c
+}
+
+// recordQlog writes a recording to a new file.
+func (a *app) recordQlog(ctx context.Context, socket, node string, d time.Duration, out string) error {
+	body, err := askSocket(ctx, socket, "/qlog?"+url.Values{"node": {node}, "for": {d.String()}}.Encode())
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("make the file of the recording: %w", err)
+	}
+	fmt.Fprintf(a.Err, "Recording the session of node %s for %s into %s.\n", node, d, out)
+	n, err := io.Copy(f, body)
+	if ctx.Err() != nil {
+		err = nil // asked to end; what there is is a recording
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("recording into %s ended after %d bytes: %w", out, n, err)
+	}
+	if n >= gateway.MaxQlogBytes {
+		fmt.Fprintf(a.Err, "That is all that one recording may have.\n")
+	}
+	fmt.Fprintf(a.Err, "%d bytes recorded.\n", n)
+	return nil
 }

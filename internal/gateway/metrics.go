@@ -274,6 +274,7 @@ const (
 //	GET /metrics/nodes  each node's
 //	GET /sessions       []SessionInfo as JSON
 //	GET /peers          []MeshPeer as JSON
+//	GET /qlog           records a node's session; see serveQlog
 func (g *Gateway) ServeAdmin(ctx context.Context, ln net.Listener) error {
 	own, nodes := prometheus.NewRegistry(), prometheus.NewRegistry()
 	if err := errors.Join(own.Register(g), nodes.Register(nodeCollector{g})); err != nil {
@@ -284,6 +285,7 @@ func (g *Gateway) ServeAdmin(ctx context.Context, ln net.Listener) error {
 	mux.Handle("GET /metrics/nodes", promhttp.HandlerFor(nodes, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /sessions", answerJSON(func() any { return g.Sessions() }))
 	mux.HandleFunc("GET /peers", answerJSON(func() any { return g.Peers() }))
+	mux.HandleFunc("GET /qlog", g.serveQlog)
 	server := &http.Server{
 		Handler: mux, ReadTimeout: adminTimeout, WriteTimeout: adminTimeout, MaxHeaderBytes: adminHeader,
 		ErrorLog: slog.NewLogLogger(g.cfg.Logger.Handler(), slog.LevelWarn),

@@ -136,33 +136,35 @@ func (a *algorithm) OnSpuriousLoss(int64)          { a.c.OnSpuriousLoss() }
 func (a *algorithm) OnRetransmissionTimeout(bool)  {} // quic-go v0.65 does not call it
 func (a *algorithm) SetMaxDatagramSize(size int64) { a.c.SetDatagramSize(size) }
 
-// installCongestion gives c the algorithm that its configuration names. The
-// channel is closed when priorities may be set; see quichook.Install.
-func installCongestion(c *quic.Conn, nudges *atomic.Int32) (ready <-chan struct{}, in Congestion) {
-	ready, err := quichook.Install(c, func(n quichook.Counters) quichook.Algorithm { return newAlgorithm(n, nudges) })
+// installCongestion gives c the algorithm that its configuration names. Without a
+// hook priorities may be set at any time.
+func installCongestion(c *quic.Conn, nudges *atomic.Int32) (*quichook.Hook, Congestion) {
+	hook, err := quichook.Install(c, func(n quichook.Counters) quichook.Algorithm { return newAlgorithm(n, nudges) })
 	if err != nil {
 		// Made for Reno, or by a quic-go in which the hook does not find its way
 		// (a test fails then). Reno is slow on bad lines and otherwise right.
-		always := make(chan struct{})
-		close(always)
-		return always, CongestionReno
+		return nil, CongestionReno
 	}
-	return ready, CongestionTolerant
+	return hook, CongestionTolerant
 }
 
 // setPriority sets the priority of a stream, when that is possible.
 func (s *quicSession) setPriority(st *quic.Stream, urgency int8) {
-	select {
-	case <-s.ready:
+	if s.hook == nil {
 		st.SetPriority(urgency, true)
+		return
+	}
+	select {
+	case <-s.hook.Installed():
+		s.hook.SetPriority(st, urgency, true)
 		return
 	default:
 	}
 	// The first round trip of the session: soon.
 	go func() {
 		select {
-		case <-s.ready:
-			st.SetPriority(urgency, true)
+		case <-s.hook.Installed():
+			s.hook.SetPriority(st, urgency, true)
 		case <-s.c.Context().Done():
 		}
 	}()

@@ -66,6 +66,9 @@
 // does not pass (MuxSession); its users see no difference. Over TCP one notice
 // says why a session closes, on a stream of its own; see notice.go.
 //
+// What a connection does is recorded when somebody asks, packet by packet (Qlog);
+// nothing is recorded otherwise, see package quichook.
+//
 // Readers that do not read cost others nothing until what they hold is most of
 // the credit of their session or of the process; then the longest stalled are
 // cut. See Stalls.

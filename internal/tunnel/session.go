@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/quichook"
 )
 
 // Stream is one carried connection. Both directions end separately: CloseWrite
@@ -51,13 +53,13 @@ const maxReason = 256
 // NewQUICSession makes a Session of a connection whose handshake is complete.
 func NewQUICSession(c *quic.Conn) Session {
 	s := &quicSession{c: c}
-	s.ready, s.congestion = installCongestion(c, &s.nudges)
+	s.hook, s.congestion = installCongestion(c, &s.nudges)
 	return s
 }
 
 type quicSession struct {
 	c          *quic.Conn
-	ready      <-chan struct{} // closed when priorities may be set
+	hook       *quichook.Hook // nil: quic-go as it is
 	congestion Congestion
 	nudges     atomic.Int32 // see Nudge
 }

@@ -15,9 +15,15 @@
 //	Install ---job------> next packet sent or received: RecordEvent
 //	                        sent packet handler's controller = ours
 //	                        connection's recorder = nil (events cost as much as packets)
-//	installed <-----------  close
+//	Installed <-----------  close
 //	                      migration: quic-go makes a new NewReno
 //	                        next event of the handler: ours again, a new one
+//
+// Since it holds the only recorder that quic-go takes, it hands events on to who
+// wants them (Record), and gives the connection its recorder back meanwhile. There
+// is no ring of the last events that is always kept: a thousand take a hundred
+// kilobytes, as much as all else that a gateway keeps of an idle node, and every
+// packet would pay for its event.
 //
 // It reaches into private structs with package unsafe, so it believes nothing:
 // fields are found by name, their types compared, and the controller's interface
@@ -27,7 +33,12 @@
 // an update of quic-go cannot lose the controller unnoticed. Nothing is ever
 // written to a connection whose shape was not confirmed.
 //
-// It is no data race: the fields are written by the goroutine that owns them,
-// and what other goroutines read of them (SetPriority, AddPath) they may not
-// read before Install's channel is closed.
+// The fields are written by the goroutine that owns them, and what other
+// goroutines read of them (SetPriority, AddPath) they may not read before
+// Installed, and SetPriority goes through the hook, so that it is no data race.
+// But for one place: where more packets of a connection wait than quic-go keeps
+// (256), the goroutine that reads the socket looks at the connection's recorder to
+// tell of the loss. What it may see there is either value or half of each; the
+// half without a type is taken for none, and the one without a value is a recorder
+// that does nothing.
 package quichook

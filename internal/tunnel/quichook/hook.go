@@ -3,6 +3,7 @@ package quichook
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -41,16 +42,23 @@ type Counters struct {
 // package.
 var ErrNoHook = errors.New("connection was made without the hook's tracer")
 
+// ErrRecorded means that somebody records the connection already.
+var ErrRecorded = errors.New("the connection is being recorded already")
+
 // Tracer is for quic.Config.Tracer of connections that Install is to work on.
 func Tracer(context.Context, bool, quic.ConnectionID) qlogwriter.Trace { return &recorder{} }
 
+// Hook is what there is of this package in a connection.
+type Hook struct {
+	r *recorder
+	j *job
+}
+
 // Install gives c what algorithm returns: one at once, and another after each
-// migration to a new path. It returns at once; installed is closed when it is
-// done, which is with the next packet that is sent or received. Until then
-// nobody may call SetPriority on a stream of c, or AddPath.
+// migration to a new path. It returns at once; see Installed.
 //
 // An error means that c keeps quic-go's own controller.
-func Install(c *quic.Conn, algorithm func(Counters) Algorithm) (installed <-chan struct{}, err error) {
+func Install(c *quic.Conn, algorithm func(Counters) Algorithm) (*Hook, error) {
 	l, err := layoutOf(c)
 	if err != nil {
 		return nil, err
@@ -62,7 +70,53 @@ func Install(c *quic.Conn, algorithm func(Counters) Algorithm) (installed <-chan
 	}
 	j := &job{conn: c, layout: l, algorithm: algorithm, done: make(chan struct{})}
 	r.job.Store(j)
-	return j.done, nil
+	return &Hook{r, j}, nil
+}
+
+// Installed is closed when the controller is in its place, which is with the next
+// packet that is sent or received. Until then nobody may call SetPriority on a
+// stream of the connection, or AddPath; from then on SetPriority through here.
+func (h *Hook) Installed() <-chan struct{} { return h.j.done }
+
+// SetPriority is stream.SetPriority, beside which the connection's recorder may
+// not change.
+func (h *Hook) SetPriority(stream *quic.Stream, urgency int8, incremental bool) {
+	h.j.outside.RLock()
+	defer h.j.outside.RUnlock()
+	stream.SetPriority(urgency, incremental)
+}
+
+// Record gives the connection's events to to, from the next one on that the
+// sending of packets causes (an acknowledgement that arrives, above all) until
+// stop is called; then to is not called any more. Nobody may close to before.
+// It is ErrRecorded while it is being done.
+func (h *Hook) Record(to qlogwriter.Recorder) (stop func(), err error) {
+	t := &target{to: to}
+	if !h.r.target.CompareAndSwap(nil, t) {
+		return nil, ErrRecorded
+	}
+	return func() {
+		h.r.target.CompareAndSwap(t, nil)
+		t.mu.Lock() // until a call that is under way has returned
+		defer t.mu.Unlock()
+		t.stopped = true
+	}, nil
+}
+
+// target is where events go at the moment.
+type target struct {
+	to qlogwriter.Recorder
+
+	mu      sync.RWMutex // held for reading during a call of to; guards stopped
+	stopped bool
+}
+
+func (t *target) record(e qlogwriter.Event) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if !t.stopped {
+		t.to.RecordEvent(e)
+	}
 }
 
 // job is what a recorder does on the connection's goroutine.
@@ -73,10 +127,18 @@ type job struct {
 	done      chan struct{}
 	handler   unsafe.Pointer // the connection's sent packet handler; nil: not installed yet
 	current   unsafe.Pointer // our algorithm, the data word of its interface
+	attached  bool           // the connection has its recorder again
+	// outside is held for reading by who makes quic-go look at the connection's
+	// recorder on another goroutine, and for writing while it changes.
+	outside sync.RWMutex
 }
 
-// recorder is called by quic-go with every event. It records none.
-type recorder struct{ job atomic.Pointer[job] }
+// recorder is called by quic-go with every event. It hands them on while somebody
+// records.
+type recorder struct {
+	job    atomic.Pointer[job]
+	target atomic.Pointer[target] // nil: nobody does
+}
 
 // AddProducer implements qlogwriter.Trace. quic-go asks once a connection.
 func (r *recorder) AddProducer() qlogwriter.Recorder { return r }
@@ -89,6 +151,13 @@ func (r *recorder) Close() error { return nil }
 
 // RecordEvent implements qlogwriter.Recorder.
 func (r *recorder) RecordEvent(e qlogwriter.Event) {
+	if r == nil {
+		return // see the package comment
+	}
+	t := r.target.Load()
+	if t != nil {
+		t.record(e)
+	}
 	j := r.job.Load()
 	if j == nil {
 		return
@@ -98,14 +167,35 @@ func (r *recorder) RecordEvent(e qlogwriter.Event) {
 	case qlog.PacketSent, qlog.PacketReceived:
 		// The last event of a packet: nothing that was begun with the recorder
 		// is still to be recorded.
-		if j.handler == nil {
+		switch {
+		case j.handler == nil:
 			j.begin()
+		case j.attached && t == nil:
+			j.attach(nil)
 		}
 	case qlog.MetricsUpdated:
-		if j.handler != nil && dataWord(at[any](j.handler, j.layout.congestion)) != j.current {
+		if j.handler == nil {
+			return
+		}
+		if dataWord(at[any](j.handler, j.layout.congestion)) != j.current {
 			j.install() // a migration has replaced ours
 		}
+		if !j.attached && t != nil {
+			// In the middle of a packet, which has been begun without.
+			j.attach(r)
+		}
 	}
+}
+
+// attach gives the connection its recorder back, or takes it away (nil), if nobody
+// is looking at it: the next event is as good.
+func (j *job) attach(to qlogwriter.Recorder) {
+	if !j.outside.TryLock() {
+		return
+	}
+	defer j.outside.Unlock()
+	*at[qlogwriter.Recorder](unsafe.Pointer(j.conn), j.layout.connRecorder) = to
+	j.attached = to != nil
 }
 
 // begin installs the first algorithm.

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/qlogwriter"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/quichook"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/tunneltest"
@@ -41,11 +43,12 @@ type end struct {
 	conn *quic.Conn
 	tr   *quic.Transport
 	made chan *fixed
+	hook *quichook.Hook
 }
 
 func (e *end) install(t *testing.T) <-chan struct{} {
 	t.Helper()
-	installed, err := quichook.Install(e.conn, func(n quichook.Counters) quichook.Algorithm {
+	hook, err := quichook.Install(e.conn, func(n quichook.Counters) quichook.Algorithm {
 		f := &fixed{window: 123_456}
 		n.Window.Store(uint64(f.window))
 		e.made <- f
@@ -54,7 +57,8 @@ func (e *end) install(t *testing.T) <-chan struct{} {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return installed
+	e.hook = hook
+	return hook.Installed()
 }
 
 func socket(t *testing.T) *quic.Transport {
@@ -87,7 +91,7 @@ func connect(t *testing.T, conf *quic.Config) (client, server *end) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cc.CloseWithError(0, ""); sc.CloseWithError(0, "") })
-	return &end{cc, ct, make(chan *fixed, 10)}, &end{sc, st, make(chan *fixed, 10)}
+	return &end{conn: cc, tr: ct, made: make(chan *fixed, 10)}, &end{conn: sc, tr: st, made: make(chan *fixed, 10)}
 }
 
 // transfer sends n bytes there and back.
@@ -185,5 +189,80 @@ func TestNoTracer(t *testing.T) {
 	client, _ := connect(t, &quic.Config{})
 	if _, err := quichook.Install(client.conn, nil); !errors.Is(err, quichook.ErrNoHook) {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// events counts what it is given.
+type events struct {
+	n      atomic.Int64
+	closed atomic.Bool // nothing may come any more
+	late   atomic.Int64
+}
+
+func (e *events) RecordEvent(qlogwriter.Event) {
+	e.n.Add(1)
+	if e.closed.Load() {
+		e.late.Add(1)
+	}
+}
+
+func (e *events) Close() error { return nil }
+
+// Recordings begin and end in the middle of a connection, whatever others do
+// meanwhile.
+func TestRecord(t *testing.T) {
+	client, server := connect(t, &quic.Config{Tracer: quichook.Tracer})
+	ci, si := client.install(t), server.install(t)
+	transfer(t, client.conn, server.conn, 1<<10)
+	<-ci
+	<-si
+	stop := make(chan struct{})
+	var busy sync.WaitGroup
+	defer busy.Wait()
+	defer close(stop)
+	st, err := client.conn.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.conn.AcceptStream(t.Context()); err != nil { // transfer's are the next
+		t.Fatal(err)
+	}
+	busy.Go(func() {
+		for urgency := int8(0); ; urgency++ {
+			select {
+			case <-stop:
+				return
+			default:
+				client.hook.SetPriority(st, urgency%8, true)
+			}
+		}
+	})
+	for range 5 {
+		e := &events{}
+		end, err := client.hook.Record(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.hook.Record(e); !errors.Is(err, quichook.ErrRecorded) {
+			t.Errorf("a second recorder: %v", err)
+		}
+		before := client.conn.ConnectionStats().PacketsSent
+		transfer(t, client.conn, server.conn, 1<<20)
+		sent := int64(client.conn.ConnectionStats().PacketsSent - before)
+		end()
+		e.closed.Store(true)
+		if n := e.n.Load(); n < sent/2 {
+			t.Errorf("%d events of %d packets", n, sent)
+		}
+		transfer(t, client.conn, server.conn, 1<<20)
+		if n := e.late.Load(); n > 0 {
+			t.Errorf("%d events after the end", n)
+		}
+	}
+	if len(client.made) != 1 {
+		t.Errorf("%d algorithms were made", len(client.made))
 	}
 }
