@@ -114,7 +114,7 @@ func (s *session) hello(ctx context.Context) error {
 	err = s.control.Send(tunnel.Hello{
 		Version: tunnel.Version, Node: s.a.cfg.NodeName, BootID: info.BootID,
 		EngineVersion: info.EngineVersion, Architecture: info.Architecture,
-		Capabilities: tunnel.CapOptimistic | tunnel.CapMove, LastEpoch: s.a.lastEpoch(),
+		Capabilities: tunnel.Supported, LastEpoch: s.a.lastEpoch(),
 	})
 	if err != nil {
 		return err

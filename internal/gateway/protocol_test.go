@@ -1,14 +1,18 @@
 package gateway_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/quic-go/quic-go"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
@@ -63,6 +67,8 @@ func TestStreamsANodeMayNotOpen(t *testing.T) {
 		{"kubelet", header(t, tunnel.Header{Kind: tunnel.KindKubelet}), tunnel.StatusDenied, false},
 		{"unknown kind", []byte{1, 99, 0, 0, 0, 0}, tunnel.StatusUnsupported, false},
 		{"udp", []byte{1, 2, 0, 0, 0, 0}, tunnel.StatusUnsupported, false},
+		{"udp with a target", append([]byte{1, 2, 0, 11}, "10.0.0.1:53\x00\x00"...), tunnel.StatusUnsupported, false},
+		{"tun", []byte{1, 5, 0, 0, 0, 0}, tunnel.StatusUnsupported, false},
 		{"critical flag", []byte{1, 4, 0x80, 0, 0, 0}, tunnel.StatusUnsupported, false},
 		{"version", []byte{2, 4, 0, 0, 0, 0}, tunnel.StatusUnsupported, false},
 		{"long target", []byte{1, 1, 0, 0x7f, 0xff}, 0, true},
@@ -78,6 +84,9 @@ func TestStreamsANodeMayNotOpen(t *testing.T) {
 				}
 				control.Write(message(t, tunnel.Hello{Version: 1, Node: "berlin-1"}))
 				l.await("berlin-1 true")
+				if w, ok := receive(t, control).(tunnel.Welcome); !ok || w.Capabilities != tunnel.CapOptimistic|tunnel.CapMove {
+					t.Errorf("WELCOME: %+v", w)
+				}
 				st, err := qc.OpenStream()
 				if err != nil {
 					t.Fatal(err)
@@ -95,6 +104,60 @@ func TestStreamsANodeMayNotOpen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Dials that an agent does not serve, from a gateway that does not keep to what the
+// node's HELLO says.
+func TestDialsAnAgentDoesNotServe(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		addr := netipAddr("10.0.0.9:7443")
+		pc := l.net.Listen(addr)
+		tr := &quic.Transport{Conn: pc}
+		ln, err := tr.Listen(&tls.Config{
+			NextProtos: []string{tunnel.ALPN}, ClientAuth: tls.RequireAnyClientCert,
+			Certificates: []tls.Certificate{*l.ca.Gateway(t, tunnel.ServerName)},
+		}, tunnel.GatewayConfig())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { ln.Close(); tr.Close(); pc.Close() }()
+		n := l.join("berlin-1", nil, func(c *agent.Config) { c.Gateways, c.Transport = []string{addr.String()}, agent.QUIC })
+		defer n.stop()
+		qc, err := ln.Accept(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		control, err := qc.AcceptStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := receive(t, control).(tunnel.Hello); !ok || h.Capabilities != tunnel.CapOptimistic|tunnel.CapMove {
+			t.Errorf("HELLO: %+v", h)
+		}
+		control.Write(message(t, tunnel.Welcome{Version: 1, Gateway: "g", Epoch: 1}))
+		for name, header := range map[string][]byte{
+			"udp": append([]byte{1, 2, 0, 11}, "10.0.0.1:53\x00\x00"...), "tun": {1, 5, 0, 0, 0, 0},
+		} {
+			st, err := qc.OpenStream()
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.Write(header)
+			if resp, err := tunnel.ReadResponse(st); err != nil || resp.Status != tunnel.StatusUnsupported || !strings.Contains(resp.Text, name) {
+				t.Errorf("%s: %+v, %v", name, resp, err)
+			}
+		}
+	})
+}
+
+// receive reads a control message.
+func receive(t *testing.T, r io.Reader) tunnel.Message {
+	t.Helper()
+	m, err := tunnel.ReadMessage(bufio.NewReader(r))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }
 
 // rawNode is a node without an agent.

@@ -144,7 +144,7 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 	s.hello, s.since, s.epoch = hello, g.cfg.Clock(), g.nextEpoch(s.node, hello.LastEpoch)
 	err = s.control.Send(tunnel.Welcome{
 		Version: min(hello.Version, tunnel.Version), Gateway: g.id, Epoch: s.epoch,
-		Capabilities: tunnel.CapOptimistic | tunnel.CapMove, SpreadMS: g.spread().Milliseconds(),
+		Capabilities: tunnel.Supported, SpreadMS: g.spread().Milliseconds(),
 	})
 	if err != nil {
 		return nil, err

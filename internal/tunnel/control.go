@@ -66,6 +66,13 @@ const (
 	// CapMove: the agent makes a session at another gateway before it leaves one
 	// that drains, and reads GATEWAYS and POLICY.
 	CapMove Capabilities = 1 << 1
+	// CapUDP and CapTun: serves dials of KindUDP and of KindTun. Assigned, so that
+	// an end which learns to can say so; none does yet.
+	CapUDP Capabilities = 1 << 2
+	CapTun Capabilities = 1 << 3
+
+	// Supported is what this version can do, at either end.
+	Supported = CapOptimistic | CapMove
 )
 
 // Has reports whether every bit of c is in s.

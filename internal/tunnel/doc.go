@@ -48,7 +48,9 @@
 //
 //	kinds: tcp 1 (target "ip:port"), kubelet 3 and apiserver 4 (no target: the
 //	other end knows where that is, so neither can be aimed elsewhere).
-//	udp 2 and tun 5 are assigned and answered with "unsupported".
+//	udp 2 and tun 5 are not supported by this version: they are assigned, as are
+//	the capability bits by which an end would say that it serves them, and
+//	answered with "unsupported".
 //	flags: OPTIMISTIC 0x01, the opener sends payload without awaiting the
 //	response. Unknown flags of the upper four bits refuse the dial; of the
 //	lower four they are ignored.

@@ -28,7 +28,9 @@ const (
 type Kind uint8
 
 // The kinds. KindUDP and KindTun are assigned so that nothing else takes their
-// numbers; no end serves them yet.
+// numbers. No end serves them (Supported has neither CapUDP nor CapTun), and
+// StatusUnsupported is the answer to them: nothing would use them, since the
+// apiserver's egress carries TCP alone.
 const (
 	KindTCP       Kind = 1
 	KindUDP       Kind = 2
