@@ -66,6 +66,17 @@ func TestPropertyNames(t *testing.T) {
 			names[p] = true
 		}
 	}
+	for tok, f := range spec.Functions {
+		if !strings.HasPrefix(tok, pkg+":") {
+			continue // every package's, like pulumi:providers:edge/terraformConfig
+		}
+		for p := range f.Inputs.Properties {
+			names[p] = true
+		}
+		for p := range f.ReturnType.ObjectTypeSpec.Properties {
+			names[p] = true
+		}
+	}
 	for _, ty := range spec.Types {
 		for p := range ty.Properties {
 			names[p] = true
@@ -76,9 +87,9 @@ func TestPropertyNames(t *testing.T) {
 		got = append(got, n)
 	}
 	slices.Sort(got)
-	want := strings.Fields(`annotations api architecture args autonomy caCertificate cache clusterId command containers context create
-		delete dnsDomain drain duration endpoint engineVersion env gateway gone host image imagePullPolicy kubeconfig kubeconfigPath kubernetesVersion
-		labels limits local mirror name namespace network nodeMask onDestroy podCidrs pool pools port ports protocol read
+	want := strings.Fields(`annotations api architecture args autonomy caCertificate cache clusterId command connected containers context create
+		cutSince delete dnsDomain drain duration endpoint engineVersion env gateway gone host id image imagePullPolicy kubeconfig kubeconfigPath kubernetesVersion
+		labels limits local message mirror name namespace network nodeMask onDestroy phase podCidrs pool pools port ports protocol read ready reason
 		replicas requests resources rollout service serviceCidrs source status taints targetPort template timeout timeouts
 		token type update version wait`)
 	if !slices.Equal(got, want) {

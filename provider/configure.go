@@ -38,6 +38,7 @@ func (p *edgeProvider) Configure(ctx context.Context, req provider.ConfigureRequ
 		return p.open(settings)
 	})
 	resp.ResourceData = conn
+	resp.DataSourceData = conn
 	resp.EphemeralResourceData = conn
 }
 

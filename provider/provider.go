@@ -1,5 +1,5 @@
 // Package provider is the Terraform face of the engine: the provider "edge", its
-// resources and its ephemeral resources. It decodes what Terraform sends, calls
+// resources, data sources and ephemeral resources. It decodes what Terraform sends, calls
 // one use case of the engine, and writes back what the engine says; it holds no
 // logic about clusters, and puts no secret into state.
 //
@@ -119,5 +119,7 @@ func (p *edgeProvider) EphemeralResources(context.Context) []func() ephemeral.Ep
 	return []func() ephemeral.EphemeralResource{cluster.NewCredentials}
 }
 
-// DataSources implements provider.Provider: there are none yet.
-func (p *edgeProvider) DataSources(context.Context) []func() datasource.DataSource { return nil }
+// DataSources implements provider.Provider.
+func (p *edgeProvider) DataSources(context.Context) []func() datasource.DataSource {
+	return []func() datasource.DataSource{node.NewDataSource}
+}

@@ -64,7 +64,10 @@ func TestEverythingIsDescribed(t *testing.T) {
 	for name, s := range resp.EphemeralResourceSchemas {
 		all["ephemeral "+name] = s
 	}
-	if len(all) != 6 {
+	for name, s := range resp.DataSourceSchemas {
+		all["data "+name] = s
+	}
+	if len(all) != 7 {
 		t.Errorf("there are %d schemas", len(all))
 	}
 	for name, s := range all {

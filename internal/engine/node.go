@@ -359,7 +359,7 @@ func (e *Engine) DeleteNode(ctx context.Context, clusterID, name string) error {
 	return nil
 }
 
-// NodeSummary is one row of ListNodes.
+// NodeSummary is what a cluster knows of a node now.
 type NodeSummary struct {
 	Name      string `json:"name"`
 	Pool      string `json:"pool"`
@@ -392,6 +392,22 @@ func (e *Engine) ListNodes(ctx context.Context, clusterID string) ([]NodeSummary
 		out = append(out, summaryOf(&n))
 	}
 	return out, nil
+}
+
+// LookUpNode returns what a cluster knows of one of its declared nodes.
+func (e *Engine) LookUpNode(ctx context.Context, clusterID, name string) (*NodeSummary, error) {
+	const op = "look up node"
+	object := clusterID + "/" + name
+	conn, err := e.connect(ctx, op, object, clusterID)
+	if err != nil {
+		return nil, err
+	}
+	n := &v1alpha1.EdgeNode{}
+	if err := conn.client.Get(ctx, client.ObjectKey{Name: name}, n); err != nil {
+		return nil, fault(ctx, op, object, err)
+	}
+	s := summaryOf(n)
+	return &s, nil
 }
 
 func summaryOf(n *v1alpha1.EdgeNode) NodeSummary {

@@ -1,4 +1,5 @@
-// Package node is the resource edge_node: one machine that joins a pool.
+// Package node is the resource edge_node, one machine that joins a pool, and the
+// data source edge_node, how such a machine does now.
 package node
 
 import (

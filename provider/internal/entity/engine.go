@@ -31,6 +31,8 @@ type Nodes interface {
 	ReadNode(ctx context.Context, clusterID, name string) (*engine.Node, error)
 	UpdateNode(ctx context.Context, spec engine.NodeSpec) (*engine.Node, error)
 	DeleteNode(ctx context.Context, clusterID, name string) error
+	// LookUpNode returns what the cluster knows of a node now.
+	LookUpNode(ctx context.Context, clusterID, name string) (*engine.NodeSummary, error)
 	// CheckLocalNode says, before anything is made, whether this machine and
 	// user can run a local node.
 	CheckLocalNode(ctx context.Context) error

@@ -38,6 +38,7 @@ type Engine struct {
 	clusters map[string]*engine.Cluster
 	pools    map[string]*engine.Pool
 	nodes    map[string]*engine.Node
+	look     engine.NodeSummary
 	units    map[string]*engine.Unit
 	faults   map[string][]Fault
 	calls    []string
@@ -125,6 +126,13 @@ func (e *Engine) Cluster(change func(*engine.Cluster)) { changeAll(e, e.clusters
 
 // Pool changes pools.
 func (e *Engine) Pool(change func(*engine.Pool)) { changeAll(e, e.pools, change) }
+
+// Look sets what LookUpNode says of nodes beside what is declared of them.
+func (e *Engine) Look(s engine.NodeSummary) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.look = s
+}
 
 // Node changes nodes.
 func (e *Engine) Node(change func(*engine.Node)) { changeAll(e, e.nodes, change) }

@@ -180,6 +180,20 @@ func (e *Engine) ReadNode(ctx context.Context, clusterID, name string) (*engine.
 	return get(e.nodes, id, "read node", fault)
 }
 
+// LookUpNode implements entity.Nodes: what Look says of a node that is there.
+func (e *Engine) LookUpNode(ctx context.Context, clusterID, name string) (*engine.NodeSummary, error) {
+	id := clusterID + "/" + name
+	fault := e.enter(ctx, "LookUpNode", id)
+	defer e.mu.Unlock()
+	n, err := get(e.nodes, id, "look up node", fault)
+	if err != nil {
+		return nil, err
+	}
+	s := e.look
+	s.Name, s.Pool, s.Architecture, s.Kubelet = n.Name, n.Spec.Pool, n.Architecture, "v"+n.KubernetesVersion
+	return &s, nil
+}
+
 // UpdateNode implements entity.Nodes.
 func (e *Engine) UpdateNode(ctx context.Context, spec engine.NodeSpec) (*engine.Node, error) {
 	id := spec.ClusterID + "/" + spec.Name

@@ -3494,6 +3494,76 @@ func (o UnitDeploymentWaitPtrOutput) Rollout() pulumi.BoolPtrOutput {
 	}).(pulumi.BoolPtrOutput)
 }
 
+type GetNodeAutonomy struct {
+	// More of it; null where there is no more to say.
+	Message string `pulumi:"message"`
+	// Whether it would, by what it last said itself.
+	Ready bool `pulumi:"ready"`
+	// `Autonomous`, or why not: `CacheIncomplete`, `DiskError`, `ClockUnset`, `CertExpiring`, or `NotReported` where it has not said.
+	Reason string `pulumi:"reason"`
+}
+
+// GetNodeAutonomyInput is an input type that accepts GetNodeAutonomyArgs and GetNodeAutonomyOutput values.
+// You can construct a concrete instance of `GetNodeAutonomyInput` via:
+//
+//	GetNodeAutonomyArgs{...}
+type GetNodeAutonomyInput interface {
+	pulumi.Input
+
+	ToGetNodeAutonomyOutput() GetNodeAutonomyOutput
+	ToGetNodeAutonomyOutputWithContext(context.Context) GetNodeAutonomyOutput
+}
+
+type GetNodeAutonomyArgs struct {
+	// More of it; null where there is no more to say.
+	Message pulumi.StringInput `pulumi:"message"`
+	// Whether it would, by what it last said itself.
+	Ready pulumi.BoolInput `pulumi:"ready"`
+	// `Autonomous`, or why not: `CacheIncomplete`, `DiskError`, `ClockUnset`, `CertExpiring`, or `NotReported` where it has not said.
+	Reason pulumi.StringInput `pulumi:"reason"`
+}
+
+func (GetNodeAutonomyArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*GetNodeAutonomy)(nil)).Elem()
+}
+
+func (i GetNodeAutonomyArgs) ToGetNodeAutonomyOutput() GetNodeAutonomyOutput {
+	return i.ToGetNodeAutonomyOutputWithContext(context.Background())
+}
+
+func (i GetNodeAutonomyArgs) ToGetNodeAutonomyOutputWithContext(ctx context.Context) GetNodeAutonomyOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(GetNodeAutonomyOutput)
+}
+
+type GetNodeAutonomyOutput struct{ *pulumi.OutputState }
+
+func (GetNodeAutonomyOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*GetNodeAutonomy)(nil)).Elem()
+}
+
+func (o GetNodeAutonomyOutput) ToGetNodeAutonomyOutput() GetNodeAutonomyOutput {
+	return o
+}
+
+func (o GetNodeAutonomyOutput) ToGetNodeAutonomyOutputWithContext(ctx context.Context) GetNodeAutonomyOutput {
+	return o
+}
+
+// More of it; null where there is no more to say.
+func (o GetNodeAutonomyOutput) Message() pulumi.StringOutput {
+	return o.ApplyT(func(v GetNodeAutonomy) string { return v.Message }).(pulumi.StringOutput)
+}
+
+// Whether it would, by what it last said itself.
+func (o GetNodeAutonomyOutput) Ready() pulumi.BoolOutput {
+	return o.ApplyT(func(v GetNodeAutonomy) bool { return v.Ready }).(pulumi.BoolOutput)
+}
+
+// `Autonomous`, or why not: `CacheIncomplete`, `DiskError`, `ClockUnset`, `CertExpiring`, or `NotReported` where it has not said.
+func (o GetNodeAutonomyOutput) Reason() pulumi.StringOutput {
+	return o.ApplyT(func(v GetNodeAutonomy) string { return v.Reason }).(pulumi.StringOutput)
+}
+
 func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*ClusterApiInput)(nil)).Elem(), ClusterApiArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*ClusterApiPtrInput)(nil)).Elem(), ClusterApiArgs{})
@@ -3541,6 +3611,7 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*UnitDeploymentTimeoutsPtrInput)(nil)).Elem(), UnitDeploymentTimeoutsArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*UnitDeploymentWaitInput)(nil)).Elem(), UnitDeploymentWaitArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*UnitDeploymentWaitPtrInput)(nil)).Elem(), UnitDeploymentWaitArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*GetNodeAutonomyInput)(nil)).Elem(), GetNodeAutonomyArgs{})
 	pulumi.RegisterOutputType(ClusterApiOutput{})
 	pulumi.RegisterOutputType(ClusterApiPtrOutput{})
 	pulumi.RegisterOutputType(ClusterGatewayOutput{})
@@ -3587,4 +3658,5 @@ func init() {
 	pulumi.RegisterOutputType(UnitDeploymentTimeoutsPtrOutput{})
 	pulumi.RegisterOutputType(UnitDeploymentWaitOutput{})
 	pulumi.RegisterOutputType(UnitDeploymentWaitPtrOutput{})
+	pulumi.RegisterOutputType(GetNodeAutonomyOutput{})
 }

@@ -60,6 +60,21 @@ export interface ClusterTimeouts {
     update?: string;
 }
 
+export interface GetNodeAutonomy {
+    /**
+     * More of it; null where there is no more to say.
+     */
+    message: string;
+    /**
+     * Whether it would, by what it last said itself.
+     */
+    ready: boolean;
+    /**
+     * `Autonomous`, or why not: `CacheIncomplete`, `DiskError`, `ClockUnset`, `CertExpiring`, or `NotReported` where it has not said.
+     */
+    reason: string;
+}
+
 export interface NodeLocal {
 }
 
