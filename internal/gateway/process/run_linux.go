@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -28,10 +27,6 @@ const (
 	// meshWait bounds the wait for the other gateways before this one serves: a
 	// gateway that is down must not keep the others from starting.
 	meshWait = 5 * time.Second
-	// gcPercent trades CPU for memory: nearly all of the heap is sessions, which
-	// live long, so that a collection is rare, and what may be garbage beside them
-	// is what ten thousand of them cost most.
-	gcPercent = 40
 	// meshLook and portLook are how often the two things are looked at that
 	// nobody announces: links of the mesh, and a port that another process has.
 	meshLook = 50 * time.Millisecond
@@ -53,9 +48,6 @@ type daemon struct {
 // returns when nodes have moved and carried connections have ended, or after the
 // spec's drain time; then the error says what was cut.
 func Run(ctx context.Context, dir string, logger *slog.Logger) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	spec, err := LoadSpec(dir)
 	if err != nil {
 		return err
@@ -68,6 +60,7 @@ func Run(ctx context.Context, dir string, logger *slog.Logger) error {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, serve := errgroup.WithContext(serve)
+	g.Go(func() error { KeepMemory(serve); return nil })
 	g.Go(func() error { return d.known.Run(serve, d.restConfig()) })
 	g.Go(func() error { return d.leases.Run(serve) })
 	g.Go(func() error {

@@ -1,0 +1,74 @@
+package process
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestGCPercent(t *testing.T) {
+	for live, want := range map[uint64]int{0: 100, 1 << 20: 100, 8 << 20: 100, 16 << 20: 50, 40 << 20: 20, 1 << 30: 20} {
+		if got := gcPercent(live); got != want {
+			t.Errorf("%d in use: %d", live, got)
+		}
+	}
+}
+
+// Memory is given back when a crowd has come, not while it comes, not for a little
+// of it, and not again and again.
+func TestMemoryKeeper(t *testing.T) {
+	const mb = 1 << 20
+	now := time.Unix(1000, 0)
+	var u usage
+	var did []string
+	k := memoryKeeper{
+		read: func() usage { return u }, percent: maxPercent,
+		set:  func(int) { did = append(did, "percent") },
+		free: func() { did = append(did, "free"); u.objects, u.free = u.live, 0 },
+	}
+	for _, step := range []struct {
+		name           string
+		live, objects  uint64
+		free, allocate uint64
+		after          time.Duration
+		want           []string
+	}{
+		{"begin", 4 * mb, 5 * mb, 1 * mb, 0, memoryLook, nil},
+		{"a crowd comes", 200 * mb, 400 * mb, 50 * mb, 300 * mb, memoryLook, []string{"percent"}},
+		{"it comes", 300 * mb, 400 * mb, 50 * mb, 100 * mb, memoryLook, nil},
+		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, memoryLook, []string{"free"}},
+		{"idle", 400 * mb, 410 * mb, 0, 1 * mb, memoryLook, nil},
+		{"more, but just given back", 400 * mb, 480 * mb, 0, 1 * mb, memoryLook, nil},
+		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free"}},
+		{"little", 400 * mb, 420 * mb, 10 * mb, 1 * mb, freeEvery, nil},
+		{"gone", 4 * mb, 6 * mb, 300 * mb, 0, freeEvery, []string{"percent", "free"}},
+		{"little of little", 4 * mb, 6 * mb, 1 * mb, 0, freeEvery, nil},
+	} {
+		now = now.Add(step.after)
+		u.live, u.objects, u.free = step.live, step.objects, step.free
+		u.allocated += step.allocate
+		did = nil
+		k.look(now)
+		if d := cmp.Diff(step.want, did); d != "" {
+			t.Errorf("%s: %s", step.name, d)
+		}
+	}
+	k.set = nil
+	u.live = 500 * mb
+	did = nil
+	k.look(now.Add(memoryLook))
+	if len(did) > 0 {
+		t.Errorf("with GOGC in the environment: %v", did)
+	}
+}
+
+// What the runtime says is what is expected of it.
+func TestReadUsage(t *testing.T) {
+	before := readUsage()
+	b := make([]byte, 1<<20)
+	after := readUsage()
+	if after.allocated-before.allocated < uint64(len(b)) || after.objects == 0 || after.live > after.allocated {
+		t.Errorf("%+v, %+v", before, after)
+	}
+}
