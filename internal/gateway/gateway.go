@@ -113,6 +113,9 @@ type SessionInfo struct {
 	Streams int
 	// Superseded: a newer session has taken over; this one only finishes.
 	Superseded bool
+	// Congestion is how what is sent to the node answers loss; empty: the kernel
+	// decides (TCP).
+	Congestion tunnel.Congestion
 	// Stats of the transport.
 	Stats tunnel.Stats
 }
@@ -127,7 +130,7 @@ func (g *Gateway) Sessions() []SessionInfo {
 			Node: s.node, Remote: s.sess.Remote(), Since: s.since, Epoch: s.epoch,
 			EngineVersion: s.hello.EngineVersion, Architecture: s.hello.Architecture, BootID: s.hello.BootID,
 			Streams: s.streams.Count(), Superseded: g.current[s.node] != s,
-			Stats: tunnel.StatsOf(s.sess),
+			Congestion: tunnel.CongestionOf(s.sess), Stats: tunnel.StatsOf(s.sess),
 		})
 	}
 	slices.SortFunc(out, func(a, b SessionInfo) int {

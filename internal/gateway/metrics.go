@@ -154,7 +154,7 @@ var (
 		lost:     nodeDesc("lost_packets", "Packets to the node that were lost."),
 		streams:  nodeDesc("streams", "Carried connections."),
 		since:    nodeDesc("session_start_seconds", "When the session began, in Unix time."),
-		epoch:    prometheus.NewDesc("edge_node_session", "The node's sessions: transport, remote address, epoch.", []string{"node", "transport", "remote", "epoch", "state"}, nil),
+		epoch:    prometheus.NewDesc("edge_node_session", "The node's sessions: transport, congestion control, remote address, epoch.", []string{"node", "transport", "congestion", "remote", "epoch", "state"}, nil),
 	}
 )
 
@@ -169,7 +169,7 @@ func (c nodeCollector) Describe(ch chan<- *prometheus.Desc) { prometheus.Describ
 func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.g.Sessions() {
 		ch <- prometheus.MustNewConstMetric(nodeDescs.epoch, prometheus.GaugeValue, 1,
-			s.Node, s.Stats.Transport, s.Remote.String(), time.Unix(0, int64(s.Epoch)).UTC().Format(time.RFC3339Nano), stateOf(s.Superseded)) //nolint:gosec // an epoch is a time below 2^62
+			s.Node, s.Stats.Transport, string(s.Congestion), s.Remote.String(), time.Unix(0, int64(s.Epoch)).UTC().Format(time.RFC3339Nano), stateOf(s.Superseded)) //nolint:gosec // an epoch is a time below 2^62
 		if s.Superseded {
 			continue
 		}

@@ -174,6 +174,31 @@ func TestMetricsOfDials(t *testing.T) {
 	})
 }
 
+// What is shown of each node is on a page of its own.
+func TestMetricsOfNodes(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		l.joined("berlin-1", nil, nil)
+		l.joined("berlin-2", nil, func(c *agent.Config) { c.Transport = agent.TCP })
+		settle()
+		shown := map[string]bool{}
+		for series := range scrape(t, l.gw, "/metrics/nodes") {
+			for _, part := range []string{`edge_node_session{congestion="tolerant",`, `edge_node_session{congestion="",`, `edge_node_rtt_seconds{node="berlin-1"}`} {
+				if strings.HasPrefix(series, part) {
+					shown[part] = true
+				}
+			}
+		}
+		if len(shown) != 3 {
+			t.Errorf("shown: %v of\n%v", shown, scrape(t, l.gw, "/metrics/nodes"))
+		}
+		for series := range scrape(t, l.gw, "/metrics") {
+			if strings.Contains(series, "berlin") {
+				t.Errorf("a node is named: %s", series)
+			}
+		}
+	})
+}
+
 // A node that falls back to TCP, and returns.
 func TestFiguresOfFallback(t *testing.T) {
 	inLab(t, nil, func(t *testing.T, l *lab) {
