@@ -202,15 +202,18 @@ func (n *node) keepCertificates(ctx context.Context, client kubernetes.Interface
 	done := false
 	for {
 		pause, missing := renewLook, false
+		asked := want
 		if err := n.renewEnded(ctx, want); err != nil {
 			if ctx.Err() != nil {
 				return nil
 			}
-			pause = certRetry
+			// Without it no other can be asked for; each would wait in vain for a
+			// link that this one brings.
+			pause, missing, asked = certRetry, true, nil
 			n.log.Warn("the node's certificate has ended and was not renewed, trying again", "error", err)
 		}
-		for i := range want {
-			w := &want[i]
+		for i := range asked {
+			w := &asked[i]
 			path := n.pki(w.file)
 			if !w.due(path, n.now()) {
 				continue

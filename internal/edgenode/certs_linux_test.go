@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/client-go/kubernetes/fake"
+
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
@@ -31,6 +33,8 @@ type renewal struct {
 	asked int
 	// refuse is the gateway's answer in place of certificates.
 	refuse *enroll.RemoteError
+	// onAsk, if set, is told of each request.
+	onAsk func(n int)
 }
 
 func newRenewal(t *testing.T) *renewal {
@@ -119,6 +123,9 @@ func (r *renewal) sign(commonName, organization string, key *ecdsa.PublicKey, is
 // Renew implements enroll.Renewer.
 func (r *renewal) Renew(_ context.Context, name string, _ *x509.Certificate, req enroll.RenewRequest, _ netip.AddrPort) enroll.Response {
 	r.asked++
+	if r.onAsk != nil {
+		r.onAsk(r.asked)
+	}
 	if r.refuse != nil {
 		return enroll.Response{Error: r.refuse}
 	}
@@ -185,5 +192,33 @@ func TestRefusedRenewalKeepsWhatThereIs(t *testing.T) {
 	}
 	if !r.ends(nodeCertFile).Equal(before) {
 		t.Error("the certificate was replaced")
+	}
+}
+
+// TestNothingIsAskedWithAnEndedCertificate: what cannot be answered before the
+// node's certificate is renewed keeps nobody waiting.
+func TestNothingIsAskedWithAnEndedCertificate(t *testing.T) {
+	r := newRenewal(t)
+	r.refuse = &enroll.RemoteError{Code: enroll.CodeInternal, Message: "not now"}
+	end := r.ends(nodeCertFile)
+	r.node.now = func() time.Time { return end.Add(time.Minute) }
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	r.onAsk = func(n int) {
+		if n == 2 {
+			cancel()
+		}
+	}
+	client, first := fake.NewClientset(), make(chan struct{})
+	if err := r.node.keepCertificates(ctx, client, r.node.clusterCertificates(r.id, r.id.key), first); err != nil {
+		t.Fatal(err)
+	}
+	if asked := client.Actions(); len(asked) != 0 {
+		t.Errorf("asked the API %v", asked)
+	}
+	select {
+	case <-first:
+		t.Error("the node counts as certified")
+	default:
 	}
 }
