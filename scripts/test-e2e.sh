@@ -4,5 +4,6 @@
 #   test-e2e.sh <package pattern> ...
 set -euo pipefail
 # Packages of the module that it is called in.
+# E2E_TIMEOUT: how long all of them may take.
 export TF_ACC_TERRAFORM_PATH=${TF_ACC_TERRAFORM_PATH:-$("$(dirname "$0")/terraform.sh")}
-exec go test -count=1 -p 1 -v -timeout 40m "$@"
+exec go test -count=1 -p 1 -v -timeout "${E2E_TIMEOUT:-40m}" "$@"
