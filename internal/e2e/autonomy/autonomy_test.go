@@ -4,7 +4,6 @@ package autonomy
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -22,7 +21,10 @@ const (
 	node    = "edge-1"
 	pool    = "site"
 	// replicas of the test's Deployment.
-	replicas = 3
+	replicas = 10
+	// word is the value of its Secret, and rotated that which the cloud gives it
+	// during the cut.
+	word, rotated = "mellon", "friend"
 )
 
 const hcl = `
@@ -52,7 +54,10 @@ output "cluster_id" {
 }
 `
 
-// workload is an ordinary Deployment, with a Secret, a ConfigMap and a token.
+// workload is an ordinary Deployment of one pool, with a Secret, a ConfigMap, a
+// token of ten minutes, the least that Kubernetes gives, and a right to read. What
+// makes it live through a cut is given to it at its admission. The pod "poor" has
+// no rights.
 const workload = `
 apiVersion: v1
 kind: Secret
@@ -64,39 +69,73 @@ kind: ConfigMap
 metadata: {name: settings}
 data: {setting: "on"}
 ---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: reader}
+rules:
+- {apiGroups: [""], resources: [services], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: reader}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: reader}
+subjects:
+- {kind: ServiceAccount, name: default, namespace: default}
+---
 apiVersion: apps/v1
 kind: Deployment
 metadata: {name: web}
 spec:
-  replicas: 3
+  replicas: 10
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
     spec:
       terminationGracePeriodSeconds: 1
-      # For ever, as the policy on edge nodes' pods will have it.
-      tolerations:
-      - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute}
-      - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute}
+      nodeSelector: {edgewright.dev/pool: site}
       containers:
       - name: web
         image: registry.k8s.io/e2e-test-images/agnhost:2.63.0
-        imagePullPolicy: IfNotPresent
+        imagePullPolicy: Always
         args: [netexec, --http-port=8080]
         env:
         - name: WORD
           valueFrom: {secretKeyRef: {name: word, key: word}}
         volumeMounts:
         - {name: settings, mountPath: /settings}
+        - {name: short, mountPath: /short}
       volumes:
       - name: settings
         configMap: {name: settings}
+      - name: short
+        projected: {sources: [{serviceAccountToken: {path: token, expirationSeconds: 600}}]}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: poor}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: poor}
+spec:
+  serviceAccountName: poor
+  terminationGracePeriodSeconds: 1
+  nodeSelector: {edgewright.dev/pool: site}
+  containers:
+  - name: poor
+    image: registry.k8s.io/e2e-test-images/agnhost:2.63.0
+    args: [pause]
 `
 
 // lab is one cut node.
 type lab struct {
 	*rig.Rig
 	dir string // of the node
+	uid string // of the cluster
+	// want is how many containers the Deployment has now.
+	want int
+	// word is what the Secret's value is on the node for containers that start.
+	word string
 }
 
 func (l *lab) lab(t *testing.T, verb, target string) {
@@ -161,7 +200,7 @@ func (l *lab) pods(t *testing.T) map[string]string {
 	t.Helper()
 	var list struct {
 		Items []struct {
-			Metadata struct{ UID string }
+			Metadata struct{ UID, DeletionTimestamp string }
 			Status   struct {
 				ContainerStatuses []struct {
 					ContainerID  string
@@ -177,6 +216,10 @@ func (l *lab) pods(t *testing.T) map[string]string {
 	}
 	out := map[string]string{}
 	for _, p := range list.Items {
+		if p.Metadata.DeletionTimestamp != "" {
+			out[p.Metadata.UID] = "is being deleted"
+			continue
+		}
 		for _, c := range p.Status.ContainerStatuses {
 			out[p.Metadata.UID] = fmt.Sprintf("%s restarts=%d ready=%v", c.ContainerID, c.RestartCount, c.Ready)
 		}
@@ -184,11 +227,12 @@ func (l *lab) pods(t *testing.T) map[string]string {
 	return out
 }
 
-// TestCutNode carries one node through a cut: restarts of everything on it, a
-// container's death, a reboot, and back.
+// TestCutNode carries one node through cuts: of one direction and the other;
+// then of both, with restarts of everything on it, a container's death, a reboot
+// and a cloud that changes meanwhile; and then with certificates that end.
 func TestCutNode(t *testing.T) {
 	r := rig.New(t)
-	l := &lab{Rig: r}
+	l := &lab{Rig: r, want: replicas, word: word}
 	r.Config(t, hcl)
 	r.Apply(t)
 	t.Cleanup(func() {
@@ -196,17 +240,14 @@ func TestCutNode(t *testing.T) {
 			r.Destroy(t)
 		}
 	})
-	dirs, err := filepath.Glob(filepath.Join(r.StateDir, "clusters/*/nodes", node))
-	if err != nil || len(dirs) != 1 {
-		t.Fatalf("the node's directory: %v, %v", dirs, err)
-	}
-	l.dir = dirs[0]
+	l.find(t)
 	manifest := filepath.Join(r.Work(), "workload.yaml")
 	if err := os.WriteFile(manifest, []byte(workload), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r.Kubectl(t, cluster, "apply", "-f", manifest)
 	r.Kubectl(t, cluster, "rollout", "status", "deployment/web", "--timeout=120s")
+	r.Kubectl(t, cluster, "wait", "pod/poor", "--for=condition=Ready", "--timeout=60s")
 	rig.Eventually(t, time.Minute, "the node could be without its cluster", func() error {
 		if _, faults, err := l.status(); err != nil || len(faults) > 0 {
 			return fmt.Errorf("%v %v", faults, err)
@@ -217,90 +258,36 @@ func TestCutNode(t *testing.T) {
 	if len(before) != replicas || len(running) != replicas {
 		t.Fatalf("pods %v, processes %v", before, running)
 	}
+	t.Run("pods and strangers while it is connected", l.callers)
 
+	t.Run("what leaves the site is lost", func(t *testing.T) { l.oneWay(t, "oifname", before, running) })
+	t.Run("what comes to the site is lost", func(t *testing.T) { l.oneWay(t, "iifname", before, running) })
+
+	cut := time.Now()
 	l.lab(t, "cut", pool)
-	noticed := rig.Eventually(t, time.Minute, "the node notices the cut", func() error {
-		if reason, _, err := l.status(); reason == "" {
-			return fmt.Errorf("not cut: %v", err)
-		}
-		return nil
-	})
-	t.Logf("the cut is noticed after %.1f s", noticed.Seconds())
+	l.notices(t)
 	t.Run("a person at the device sees and helps", l.person)
+	t.Run("pods and strangers while it is cut off", l.callers)
 	t.Run("nothing restarts that is restarted around it", func(t *testing.T) { l.restarts(t, running) })
+	t.Run("the cloud leaves its pods as they are", func(t *testing.T) { l.lives(t, cut, before, running) })
 	t.Run("a container that dies comes back", l.dies)
 	t.Run("the node reboots", l.reboots)
 	t.Run("the link is back", func(t *testing.T) { l.converges(t, before) })
+
+	t.Run("its certificates end while it is cut off", l.expires)
 }
 
-// restarts kills each of the node's programs and its daemon: no pod dies of it.
-func (l *lab) restarts(t *testing.T, running map[string]string) {
-	files, err := filepath.Glob(filepath.Join(l.dir, "run", "*", "*.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	files = append(files, filepath.Join(l.dir, "run", "daemon.json"))
-	killed := 0
-	for _, file := range files {
-		pid := l.pid(t, file)
-		if pid == 0 {
-			continue
-		}
-		killed++
-		if res := l.AsRoot(t, "kill", "-KILL", fmt.Sprint(pid)); res.Err != nil {
-			t.Fatalf("kill %s: %s", file, res.Stderr)
-		}
-		took := rig.Eventually(t, time.Minute, filepath.Base(file)+" is back", func() error {
-			now := l.pid(t, file)
-			if now == 0 || now == pid {
-				return fmt.Errorf("pid %d", now)
-			}
-			if _, err := os.Stat(fmt.Sprintf("/proc/%d", now)); err != nil {
-				return err
-			}
-			return nil
-		})
-		t.Logf("SIGKILL of %s: back after %.1f s", strings.TrimSuffix(filepath.Base(file), ".json"), took.Seconds())
-	}
-	if killed < 4 {
-		t.Errorf("killed %d of %v", killed, files)
-	}
-	// Kubelet has begun anew with what the hub holds; what it does not see there
-	// it kills, and it looks every ten seconds (syncFrequency is a minute).
-	l.kubeletSees(t)
-	if now := l.servers(t); !maps.Equal(now, running) {
-		t.Errorf("containers changed: %v, before %v", now, running)
-	}
-}
-
-// kubeletSees waits until the kubelet has all pods from the hub: it says so on
-// its own port, which only the node reaches, by the metric of what it runs.
-func (l *lab) kubeletSees(t *testing.T) {
+// find finds the node's directory and the part of its cluster's id that names
+// namespaces.
+func (l *lab) find(t *testing.T) {
 	t.Helper()
-	log := filepath.Join(l.dir, "logs", "kubelet.log")
-	rig.Eventually(t, 90*time.Second, "the kubelet has synced its pods", func() error {
-		res := l.AsRoot(t, "tail", "-n", "2000", log)
-		at := strings.LastIndex(res.Stdout, "Starting kubelet main sync loop")
-		if at < 0 {
-			return errors.New("it has not begun")
-		}
-		if n := strings.Count(res.Stdout[at:], "SyncLoop ADD") + strings.Count(res.Stdout[at:], "VerifyControllerAttachedVolume started"); n == 0 {
-			return errors.New("it has seen no pod")
-		}
-		return nil
-	})
-}
-
-func (l *lab) pid(t *testing.T, file string) int {
-	t.Helper()
-	res := l.AsRoot(t, "cat", file)
-	var record struct {
-		PID int `json:"pid"`
+	dirs, err := filepath.Glob(filepath.Join(l.StateDir, "clusters/*/nodes", node))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("the node's directory: %v, %v", dirs, err)
 	}
-	if res.Err != nil || json.Unmarshal([]byte(res.Stdout), &record) != nil {
-		return 0
-	}
-	return record.PID
+	l.dir = dirs[0]
+	id := strings.TrimSpace(l.Terraform(t, "output", "-raw", "cluster_id")) // local/<name>-<uid>
+	l.uid = id[strings.LastIndexByte(id, '-')+1:]
 }
 
 // dies: the container comes back with its token, Secret and ConfigMap.
@@ -312,7 +299,7 @@ func (l *lab) dies(t *testing.T) {
 	}
 	took := rig.Eventually(t, 90*time.Second, "the container is back", func() error {
 		now := l.servers(t)
-		if len(now) != replicas || now[victim] == before[victim] {
+		if len(now) != l.want || now[victim] == before[victim] {
 			return fmt.Errorf("processes %v, before %v", now, before)
 		}
 		return nil
@@ -325,7 +312,7 @@ func (l *lab) dies(t *testing.T) {
 func (l *lab) holds(t *testing.T) {
 	t.Helper()
 	for pid := range l.servers(t) {
-		for what, want := range map[string]string{"environ": "WORD=mellon", "root/settings/setting": "on", "root/var/run/secrets/kubernetes.io/serviceaccount/token": "."} {
+		for what, want := range map[string]string{"environ": "WORD=" + l.word, "root/settings/setting": "on", "root/var/run/secrets/kubernetes.io/serviceaccount/token": ".", "root/short/token": "."} {
 			res := l.AsRoot(t, "cat", filepath.Join("/proc", pid, what))
 			if res.Err != nil || !strings.Contains(res.Stdout, want) {
 				t.Errorf("%s of container %s: %v %s", what, pid, res.Err, res.Stderr)
@@ -346,38 +333,14 @@ func (l *lab) reboots(t *testing.T) {
 				return fmt.Errorf("process %s has survived", pid)
 			}
 		}
-		if len(now) != replicas {
-			return fmt.Errorf("%d of %d processes", len(now), replicas)
+		if len(now) != l.want {
+			return fmt.Errorf("%d of %d processes", len(now), l.want)
 		}
 		return nil
 	})
-	t.Logf("an offline reboot to the last container: %.1f s", time.Since(began).Seconds())
+	t.Logf("an offline reboot, to the last container and to what edge lab waits for: %.1f s", time.Since(began).Seconds())
 	if reason, faults, err := l.status(); err != nil || reason == "" {
 		t.Errorf("the node is not cut off: %q %v %v", reason, faults, err)
 	}
 	l.holds(t)
-}
-
-// converges: the same pods, Ready, within moments, and none of them restarted
-// for it.
-func (l *lab) converges(t *testing.T, before map[string]string) {
-	running := l.servers(t)
-	l.lab(t, "restore", pool)
-	took := rig.Eventually(t, 2*time.Minute, "the cloud sees the node's pods", func() error {
-		after := l.pods(t)
-		if !slices.Equal(slices.Sorted(maps.Keys(before)), slices.Sorted(maps.Keys(after))) {
-			return fmt.Errorf("pods %v, before %v", after, before)
-		}
-		for uid, c := range after {
-			if !strings.HasSuffix(c, "ready=true") || c == before[uid] {
-				return fmt.Errorf("pod %s: %s, before %s", uid, c, before[uid])
-			}
-		}
-		res := l.TryEdge(t, "kubectl", "-c", cluster, "--request-timeout=5s", "wait", "node/"+node, "--for=condition=Ready", "--timeout=1s")
-		return res.Err
-	})
-	t.Logf("converged %.1f s after the link was back", took.Seconds())
-	if now := l.servers(t); !maps.Equal(now, running) {
-		t.Errorf("containers restarted for the link's return: %v, before %v", now, running)
-	}
 }
