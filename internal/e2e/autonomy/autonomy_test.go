@@ -175,7 +175,7 @@ func (l *lab) servers(t *testing.T) map[string]string {
 	}
 	for _, dir := range found {
 		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
-		if err != nil || !strings.Contains(string(cgroup), "/"+node+"/pods/") {
+		if err != nil || !strings.Contains(string(cgroup), "/"+l.uid+"/"+node+"/pods/") {
 			continue
 		}
 		args, err := os.ReadFile(filepath.Join(dir, "cmdline"))

@@ -71,7 +71,7 @@ func (l *lab) pauses(t *testing.T) string {
 	for _, dir := range found {
 		cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
 		args, err2 := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err == nil && err2 == nil && strings.Contains(string(cgroup), "/"+node+"/pods/") && bytes.HasSuffix(args, []byte("\x00pause\x00")) {
+		if err == nil && err2 == nil && strings.Contains(string(cgroup), "/"+l.uid+"/"+node+"/pods/") && bytes.HasSuffix(args, []byte("\x00pause\x00")) {
 			return filepath.Base(dir)
 		}
 	}
