@@ -37,11 +37,24 @@ var (
 	bucketTokens = memo.Bucket{Name: "tokens", Max: 1024}
 )
 
-// softExpiry is the life that a token from before the cut is said to have: the
-// kubelet asks again when four fifths are over, and never has one that it takes
-// for expired. What the apiserver gave lives for a year behind that
-// (--service-account-extend-token-expiration).
-const softExpiry = 10 * time.Minute
+// softExpiry is the life that a token from before the cut is said to have: a fifth
+// of what was asked for, which is when the kubelet asks for the next
+// (pkg/kubelet/token/token_manager.go). So it never has one that it takes for
+// expired, and asks again whenever it looks at the pod, about once a minute: soon
+// after the link is back, pods have a new one. The token of the usual volume, of
+// 3607 s, lives for a year behind that (--service-account-extend-token-expiration);
+// others end when they say.
+func softExpiry(asked *int64) time.Duration {
+	const (
+		ordinary = time.Hour        // what the API takes for nil
+		least    = 10 * time.Minute // what the API gives at least
+	)
+	life := ordinary
+	if asked != nil {
+		life = max(time.Duration(*asked)*time.Second, least)
+	}
+	return life / 5
+}
 
 // rememberedGets are the objects that are not mirrored, and which kubelet gets
 // by name where it needs them.
@@ -194,7 +207,7 @@ func (x *exchange) remembered() bool {
 		return false
 	}
 	if token, ok := object.(*authenticationv1.TokenRequest); ok {
-		token.Status.ExpirationTimestamp = metav1.NewTime(x.hub.clock.Now().Add(softExpiry))
+		token.Status.ExpirationTimestamp = metav1.NewTime(x.hub.clock.Now().Add(softExpiry(token.Spec.ExpirationSeconds)))
 		return x.respond(http.StatusCreated, token)
 	}
 	return x.respond(http.StatusOK, object)
