@@ -3,6 +3,7 @@
 package autonomy
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,8 +23,15 @@ func (l *lab) converges(t *testing.T, before map[string]string) {
 	running := l.servers(t)
 	gone := l.changesMeanwhile(t, before)
 	l.lab(t, "restore", pool)
+	session := rig.Eventually(t, 2*time.Minute, "the node has a session", func() error {
+		up, err := l.connected(t)
+		if err == nil && !up {
+			err = errors.New("not connected")
+		}
+		return err
+	})
 	took := rig.Eventually(t, 2*time.Minute, "cloud and node agree", func() error { return l.agree(t, before, gone) })
-	t.Logf("converged %.1f s after the link was back", took.Seconds())
+	t.Logf("a session %.1f s after the link was back; converged %.1f s after that", session.Seconds(), took.Seconds())
 	kept, fresh := 0, 0
 	for pid, start := range l.servers(t) {
 		want := word
