@@ -77,7 +77,7 @@ func TestResidentMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	running, err := node.Process(filepath.Join(dir, "data"), strings.TrimPrefix(server.URL, "https://")).Start()
+	running, err := node.Process(filepath.Join(dir, "data"), strings.TrimPrefix(server.URL, "https://")).Start(nil)
 	if err != nil {
 		t.Fatal(err)
 	}

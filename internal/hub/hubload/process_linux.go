@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -75,8 +76,12 @@ type Running struct {
 }
 
 // Start starts the hub: this very program, again. It returns once it listens. The
-// caller must call Stop; the end of this program ends it too.
-func (p Process) Start() (*Running, error) {
+// caller must call Stop; the end of this program ends it too. start starts the
+// command, in a namespace say; nil: (*exec.Cmd).Start.
+func (p Process) Start(start func(*exec.Cmd) error) (*Running, error) {
+	if start == nil {
+		start = (*exec.Cmd).Start
+	}
 	config, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
@@ -93,7 +98,7 @@ func (p Process) Start() (*Running, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return nil, fmt.Errorf("start the hub of node %s: %w", p.NodeName, err)
 	}
 	r := &Running{PID: cmd.Process.Pid, cmd: cmd}
@@ -161,8 +166,7 @@ func (p Process) run(ctx context.Context) error {
 					h.Link().Session(is)
 				}
 			},
-			// What it says matters to nobody here; that it is sent does.
-			Heartbeat: func() tunnel.Heartbeat { return tunnel.Heartbeat{} },
+			Heartbeat: func() tunnel.Heartbeat { return heartbeat(up.Load()) },
 			Logger:    logger,
 		})
 		if err != nil {
@@ -186,6 +190,22 @@ func (p Process) run(ctx context.Context) error {
 	fmt.Println(listener.Addr())
 	g.Go(func() error { return h.Serve(ctx) })
 	return g.Wait()
+}
+
+// heartbeat says what the node's daemon says.
+func heartbeat(h *hub.Hub) tunnel.Heartbeat {
+	if h == nil {
+		return tunnel.Heartbeat{}
+	}
+	var autonomy tunnel.Autonomy
+	for _, f := range h.Faults() {
+		autonomy.Faults = append(autonomy.Faults, tunnel.Fault{Reason: f.Reason, Message: f.Message})
+	}
+	beat := tunnel.Heartbeat{Autonomy: &autonomy}
+	if at, ok := h.KubeletRenewed(); ok {
+		beat = beat.WithKubeletAge(time.Since(at))
+	}
+	return beat
 }
 
 func pool(path string) (*x509.CertPool, error) {

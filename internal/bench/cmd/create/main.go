@@ -120,7 +120,7 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.close(ctx)) }()
 
-	rows := []bench.Row{loadRow()}
+	rows := []bench.Row{bench.LoadRow()}
 	for _, p := range parts() {
 		if only != nil && !slices.Contains(only, p.name) {
 			continue
@@ -138,17 +138,4 @@ func run(ctx context.Context, o options) (err error) {
 		return nil
 	}
 	return bench.Write(o.out, rows)
-}
-
-// loadRow is how busy the machine was with other work before anything began.
-func loadRow() bench.Row {
-	r := bench.Row{Name: "load average of the machine as the run began", Unit: "runnable"}
-	raw, err := os.ReadFile("/proc/loadavg")
-	if err == nil {
-		_, err = fmt.Sscanf(string(raw), "%g", &r.Ours)
-	}
-	if err != nil {
-		r.Ours = -1 // unknown
-	}
-	return r
 }

@@ -130,7 +130,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, w.close()) }()
 
 	start := time.Now()
-	rows := []bench.Row{loadRow()}
+	rows := []bench.Row{bench.LoadRow()}
 	for _, p := range parts() {
 		if only != nil && !slices.Contains(only, p.name) {
 			continue
@@ -144,8 +144,7 @@ func run(ctx context.Context, o options) (err error) {
 		rows = append(rows, got...)
 		rows = append(rows, bench.Row{Name: bench.PhasePrefix + "the benchmark itself: " + p.name, Unit: "s", Ours: time.Since(began).Seconds()})
 	}
-	fmt.Print("\n", bench.Table(rows))
-	printMisses(rows)
+	fmt.Print("\n", bench.Table(rows), bench.Misses(rows))
 	w.say("took %s with %d seeds", time.Since(start).Round(time.Second), o.seeds)
 	switch {
 	case o.quick:
@@ -156,26 +155,4 @@ func run(ctx context.Context, o options) (err error) {
 		return bench.Write(o.out, rows)
 	}
 	return nil
-}
-
-// printMisses says of each aim that is missed by how much.
-func printMisses(rows []bench.Row) {
-	for _, r := range rows {
-		if r.Met != nil && !*r.Met {
-			fmt.Printf("aim missed: %s: %.3g %s, the aim is %.3g (%+.0f %%)\n", r.Name, r.Ours, r.Unit, *r.Aim, (r.Ours / *r.Aim - 1)*100)
-		}
-	}
-}
-
-// loadRow is how busy the machine was with other work before anything began.
-func loadRow() bench.Row {
-	r := bench.Row{Name: "load average of the machine as the run began", Unit: "runnable"}
-	raw, err := os.ReadFile("/proc/loadavg")
-	if err == nil {
-		_, err = fmt.Sscanf(string(raw), "%g", &r.Ours)
-	}
-	if err != nil {
-		r.Ours = -1 // unknown
-	}
-	return r
 }

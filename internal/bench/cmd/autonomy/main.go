@@ -1,0 +1,124 @@
+//go:build linux
+
+// Command autonomy measures what the node's hub costs and gives:
+//
+//	autonomy [-rounds 3] [-only memory,...] [-out bench/autonomy.json] [-yurthub f]
+//
+// The hub runs with the agent in a process of its own, as in the node's daemon,
+// behind a real gateway and a real apiserver, and client-go's reflectors follow
+// through it what a node's components follow. A peer gets the same reflectors and
+// the same apiserver.
+//
+// Everything lives in one temporary directory; nothing is left behind but, after a
+// kill, that.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/go-logr/logr"
+	"k8s.io/klog/v2"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
+	"github.com/edgewright/terraform-provider-edge/internal/bench"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/hubload"
+)
+
+type options struct {
+	rounds  int
+	only    string
+	out     string
+	yurthub string
+}
+
+func main() {
+	hubload.Main()
+	var o options
+	flag.IntVar(&o.rounds, "rounds", 3, "repetitions of each measurement")
+	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: "+strings.Join(partNames(), ", "))
+	flag.StringVar(&o.out, "out", "bench/autonomy.json", "`file` for the results")
+	flag.StringVar(&o.yurthub, "yurthub", "", "OpenYurt's yurthub `program` to compare with; none if empty")
+	flag.Parse()
+	// What clients say of a watch that ended is no result.
+	ctrllog.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard())
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// part is a family of rows, in a file of its own.
+type part struct {
+	name string
+	run  func(context.Context, *world) ([]bench.Row, error)
+}
+
+func parts() []part {
+	return []part{{"memory", measureMemory}}
+}
+
+func partNames() []string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+func run(ctx context.Context, o options) (err error) {
+	var only []string
+	if o.only != "" {
+		only = strings.Split(o.only, ",")
+		for _, name := range only {
+			if !slices.Contains(partNames(), name) {
+				return fmt.Errorf("there is no measurement %q: use %s", name, strings.Join(partNames(), ", "))
+			}
+		}
+	}
+	if o.out, err = filepath.Abs(o.out); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "edge-bench-autonomy-")
+	if err != nil {
+		return err
+	}
+	w := &world{options: o, dir: dir}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	start := time.Now()
+	rows := []bench.Row{bench.LoadRow()}
+	for _, p := range parts() {
+		if only != nil && !slices.Contains(only, p.name) {
+			continue
+		}
+		w.say("== %s", p.name)
+		began := time.Now()
+		got, err := p.run(ctx, w)
+		if err != nil {
+			return fmt.Errorf("measure %s: %w", p.name, err)
+		}
+		rows = append(rows, got...)
+		rows = append(rows, bench.Row{Name: bench.PhasePrefix + "the benchmark itself: " + p.name, Unit: "s", Ours: time.Since(began).Seconds()})
+	}
+	fmt.Print("\n", bench.Table(rows), bench.Misses(rows))
+	w.say("took %s with %d rounds", time.Since(start).Round(time.Second), o.rounds)
+	if only != nil {
+		w.say("a part of the benchmark was asked for: %s is left as it was", filepath.Base(o.out))
+		return nil
+	}
+	return bench.Write(o.out, rows)
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Measures the hub beside its peers, built once from their modules into the cache.
+# Needs the components in the cache. Arguments are passed on:
+#   bench-autonomy.sh [-rounds 3] [-only memory]
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+cd "$root"
+tools=${XDG_CACHE_HOME:-$HOME/.cache}/edge/tools
+
+OPENYURT=v1.5.0
+yurthub=$tools/yurthub-$OPENYURT
+[ -x "$yurthub" ] || nice scripts/install-tool.sh github.com/openyurtio/openyurt/cmd/yurthub $OPENYURT "$yurthub" github.com/openyurtio/openyurt replaces >&2
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+CGO_ENABLED=0 go build -ldflags "-s -w" -o "$work/autonomy" ./internal/bench/cmd/autonomy
+"$work/autonomy" -yurthub "$yurthub" "$@"
