@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -152,21 +151,29 @@ func (p Process) run(ctx context.Context) error {
 	dial := func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", p.APIServer)
 	}
-	var up atomic.Pointer[hub.Hub]
-	var connected atomic.Bool
-	if p.Gateway == "" {
-		connected.Store(true)
-	} else {
+	var (
+		mu        sync.Mutex // guards the two, and the order in which the hub is told
+		up        *hub.Hub
+		connected = p.Gateway == ""
+	)
+	current := func() *hub.Hub {
+		mu.Lock()
+		defer mu.Unlock()
+		return up
+	}
+	if p.Gateway != "" {
 		a, err := agent.New(agent.Config{
 			Gateways: []string{p.Gateway}, RootCAs: upstreamCA, Certificate: pair(p.NodeCert, p.NodeKey), NodeName: p.NodeName,
 			DialKubelet: func(context.Context) (net.Conn, error) { return nil, errors.New("there is no kubelet here") },
 			OnState: func(is bool, _ string) {
-				connected.Store(is)
-				if h := up.Load(); h != nil {
-					h.Link().Session(is)
+				mu.Lock()
+				defer mu.Unlock()
+				connected = is
+				if up != nil {
+					up.Link().Session(is)
 				}
 			},
-			Heartbeat: func() tunnel.Heartbeat { return heartbeat(up.Load()) },
+			Heartbeat: func() tunnel.Heartbeat { return heartbeat(current()) },
 			Logger:    logger,
 		})
 		if err != nil {
@@ -185,8 +192,10 @@ func (p Process) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	up.Store(h)
-	h.Link().Session(connected.Load())
+	mu.Lock()
+	up = h
+	h.Link().Session(connected)
+	mu.Unlock()
 	fmt.Println(listener.Addr())
 	g.Go(func() error { return h.Serve(ctx) })
 	return g.Wait()
