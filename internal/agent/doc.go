@@ -8,7 +8,8 @@
 //	          \-- every gateway failed --------------------+
 //
 // The wait: within half a second at first and after a session that lasted; after
-// n failures anything up to min(30 s, 0.5 s * 2^n). Poke ends it early.
+// n failures anything up to min(30 s, 0.5 s * 2^n). Poke ends it early, and
+// where nothing at all had answered, the first answer to a knock (see pause).
 //
 // The agent is the last word on what is reachable through it: the kubelet it was
 // configured with, and addresses that Config.AllowTCP lets pass. A gateway that

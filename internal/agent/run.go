@@ -15,7 +15,8 @@ const (
 	// firstWait spreads the nodes of a gateway that has just gone: full jitter
 	// of half a second, which a person does not notice.
 	firstWait = 500 * time.Millisecond
-	// maxWait bounds a wait: a site that is back is noticed within it.
+	// maxWait bounds a wait: a site that is back is noticed within it, and sooner
+	// where its gateway answers knocks (see pause).
 	maxWait = 30 * time.Second
 	// settled is how long a session must have lasted for its end to count as a
 	// first failure and not as one more.
@@ -62,7 +63,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sessions sync.WaitGroup
 	var spread time.Duration // asked for by the gateway that was lost
 	var least time.Duration  // refused agents wait this long at least
-	for try := 0; a.wait(ctx, least+a.cfg.Jitter(max(backoff(try), spread)-least)); {
+	silent := false          // nothing was heard from any gateway
+	for try := 0; a.pause(ctx, least+a.cfg.Jitter(max(backoff(try), spread)-least), silent); {
 		var began time.Time
 		var err error
 		spread = 0
@@ -79,6 +81,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		}
 		var asked time.Duration
 		try, asked, least = nextTry(try, began, err)
+		silent = unanswered(err)
 		spread = min(max(spread, asked), maxSpread)
 		a.log.Warn("not connected to a gateway", "error", err, "retry_within", max(backoff(try), spread))
 	}

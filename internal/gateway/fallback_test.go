@@ -358,3 +358,29 @@ func TestJoinOverTCPHasOneStream(t *testing.T) {
 		<-sess.Gone()
 	})
 }
+
+// After a cut that was long a node is back soon after its link, at whatever point
+// of its attempts and waits that is: an attempt that was under way (5 s), a knock
+// (4 s), the spread (3 s) and a handshake at most. Without knocks it is up to 35 s.
+func TestBackSoonAfterALongCut(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		n := l.joined("berlin-1", nil, nil)
+		for i := range 12 {
+			l.net.Cut(edgeAddr, true)
+			l.await("berlin-1 false")
+			if up := <-n.states; up {
+				t.Fatal("connected in a cut")
+			}
+			<-time.After(20*time.Minute + time.Duration(i)*3*time.Second)
+			start := time.Now()
+			l.net.Cut(edgeAddr, false)
+			l.await("berlin-1 true")
+			if up := <-n.states; !up {
+				t.Fatal("not connected")
+			}
+			if d := time.Since(start); d > 13*time.Second {
+				t.Errorf("cut %d: back after %s", i, d)
+			}
+		}
+	})
+}
