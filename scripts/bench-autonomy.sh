@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Measures the hub beside its peers, built once from their modules into the cache.
-# Needs the components in the cache. Arguments are passed on:
-#   bench-autonomy.sh [-rounds 3] [-only memory]
+# Needs the components in the cache, and for the traffic root, namespaces and TUN.
+# Takes about fifteen minutes. Arguments are passed on:
+#   bench-autonomy.sh [-rounds 3] [-window 10m] [-only memory,traffic]
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root"
@@ -14,4 +15,7 @@ yurthub=$tools/yurthub-$OPENYURT
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 CGO_ENABLED=0 go build -ldflags "-s -w" -o "$work/autonomy" ./internal/bench/cmd/autonomy
-"$work/autonomy" -yurthub "$yurthub" "$@"
+sudo=
+[ "$(id -u)" = 0 ] || sudo="sudo env HOME=$HOME"
+$sudo "$work/autonomy" -yurthub "$yurthub" "$@"
+[ -z "$sudo" ] || $sudo chown -R "$(id -u):$(id -g)" bench

@@ -47,6 +47,13 @@ func TestAimAndPeer(t *testing.T) {
 	}
 }
 
+func TestMisses(t *testing.T) {
+	rows := []Row{{Name: "none", Unit: "s", Ours: 1}, Row{Name: "met", Unit: "s", Ours: 1}.Aiming(2), Row{Name: "missed", Unit: "MB", Ours: 60}.Aiming(40)}
+	if got, want := Misses(rows), "aim missed: missed: 60 MB, the aim is 40 (+50 %)\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestRowsSurviveTheFile(t *testing.T) {
 	rows := Spread("create", "s", Sample{1, 2, 3}, "peer", Sample{2, 2, 2})
 	var p Phases

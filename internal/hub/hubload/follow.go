@@ -72,7 +72,7 @@ func (f Followed) streams() map[Component][]followed {
 		CoreDNS: {services, slices, {"namespaces", "", "", &corev1.Namespace{}, core}},
 	}
 	for i := range f.Pods {
-		name := "metadata.name=" + podName(f.Node, i)
+		name := "metadata.name=" + PodName(f.Node, i)
 		all[Kubelet] = append(all[Kubelet],
 			followed{"secrets", namespace, name, &corev1.Secret{}, core},
 			followed{"configmaps", namespace, name, &corev1.ConfigMap{}, core})

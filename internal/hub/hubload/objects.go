@@ -39,8 +39,8 @@ func FillNode(ctx context.Context, kube kubernetes.Interface, node string, pods 
 	g.SetLimit(writers)
 	for i := range pods {
 		g.Go(func() error {
-			if err := fillPod(ctx, kube, node, podName(node, i)); err != nil {
-				return fmt.Errorf("make pod %s: %w", podName(node, i), err)
+			if err := fillPod(ctx, kube, node, PodName(node, i)); err != nil {
+				return fmt.Errorf("make pod %s: %w", PodName(node, i), err)
 			}
 			return nil
 		})
@@ -48,7 +48,8 @@ func FillNode(ctx context.Context, kube kubernetes.Interface, node string, pods 
 	return g.Wait()
 }
 
-func podName(node string, i int) string { return fmt.Sprintf("%s-app-%d", node, i) }
+// PodName is the name of the i-th pod that FillNode makes for a node.
+func PodName(node string, i int) string { return fmt.Sprintf("%s-app-%d", node, i) }
 
 func fillPod(ctx context.Context, kube kubernetes.Interface, node, name string) error {
 	_, err := kube.CoreV1().Secrets(namespace).Create(ctx, &corev1.Secret{
@@ -65,7 +66,7 @@ func fillPod(ctx context.Context, kube kubernetes.Interface, node, name string) 
 	}
 	_, err = kube.CoreV1().Pods(namespace).Create(ctx, &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": name}},
-		Spec: corev1.PodSpec{NodeName: node, Volumes: []corev1.Volume{
+		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "default", Volumes: []corev1.Volume{
 			{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}},
 			{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
 		}, Containers: []corev1.Container{{Name: "c", Image: "registry.example/app:1", Env: []corev1.EnvVar{{Name: "FILLER", Value: strings.Repeat("x", 2000)}}}}},

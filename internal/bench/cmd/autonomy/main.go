@@ -7,10 +7,11 @@
 // The hub runs with the agent in a process of its own, as in the node's daemon,
 // behind a real gateway and a real apiserver, and client-go's reflectors follow
 // through it what a node's components follow. A peer gets the same reflectors and
-// the same apiserver.
+// the same apiserver, or the reflectors talk to the apiserver themselves.
 //
-// Everything lives in one temporary directory; nothing is left behind but, after a
-// kill, that.
+// The traffic needs root and TUN: its nodes are network namespaces without a name.
+// Everything else lives in one temporary directory; nothing is left behind but,
+// after a kill, that.
 package main
 
 import (
@@ -20,7 +21,6 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -36,6 +36,7 @@ import (
 
 type options struct {
 	rounds  int
+	window  time.Duration
 	only    string
 	out     string
 	yurthub string
@@ -45,8 +46,9 @@ func main() {
 	hubload.Main()
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 3, "repetitions of each measurement")
+	flag.DurationVar(&o.window, "window", 10*time.Minute, "how long the bytes of idle nodes are counted")
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: "+strings.Join(partNames(), ", "))
-	flag.StringVar(&o.out, "out", "bench/autonomy.json", "`file` for the results")
+	flag.StringVar(&o.out, "out", "", "`file` for the results; of a whole run bench/autonomy.json if not given")
 	flag.StringVar(&o.yurthub, "yurthub", "", "OpenYurt's yurthub `program` to compare with; none if empty")
 	flag.Parse()
 	// What clients say of a watch that ended is no result.
@@ -68,7 +70,10 @@ type part struct {
 }
 
 func parts() []part {
-	return []part{{"memory", measureMemory}}
+	return []part{
+		{"memory", measureMemory},
+		{"traffic", measureTraffic},
+	}
 }
 
 func partNames() []string {
@@ -89,8 +94,8 @@ func run(ctx context.Context, o options) (err error) {
 			}
 		}
 	}
-	if o.out, err = filepath.Abs(o.out); err != nil {
-		return err
+	if o.out == "" && only == nil {
+		o.out = "bench/autonomy.json"
 	}
 	dir, err := os.MkdirTemp("", "edge-bench-autonomy-")
 	if err != nil {
@@ -116,8 +121,8 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	fmt.Print("\n", bench.Table(rows), bench.Misses(rows))
 	w.say("took %s with %d rounds", time.Since(start).Round(time.Second), o.rounds)
-	if only != nil {
-		w.say("a part of the benchmark was asked for: %s is left as it was", filepath.Base(o.out))
+	if o.out == "" {
+		w.say("a part of the benchmark was asked for, and no file for it with -out: nothing is written")
 		return nil
 	}
 	return bench.Write(o.out, rows)
