@@ -12,7 +12,7 @@ import (
 )
 
 // autonomyLook is how often the status is brought up to date with what would
-// keep the node from being without its cluster.
+// keep the node from being without its cluster; with the link it is at once.
 const autonomyLook = 5 * time.Second
 
 // heartbeat is what the node says of itself to its gateway, which renews the
@@ -65,7 +65,13 @@ func (n *node) tellAutonomy(ctx context.Context, h *hub.Hub) error {
 			last, lastLink = faults, link
 			n.status.update(func(s *Status) { s.Faults, s.CutReason = faults, link })
 		}
-		if n.wait(ctx, autonomyLook) != nil {
+		look := time.NewTimer(autonomyLook)
+		select {
+		case <-look.C:
+		case <-n.linkMoved:
+			look.Stop()
+		case <-ctx.Done():
+			look.Stop()
 			return nil
 		}
 	}

@@ -72,8 +72,9 @@ type LiveCollection struct {
 	// Bytes of answers and number of requests since the daemon began.
 	Bytes    int64 `json:"bytes"`
 	Requests int64 `json:"requests"`
-	// Heard is when the apiserver last said anything of it; zero: not since the
-	// daemon began.
+	// Heard is when the apiserver last said anything of it: about once a minute of
+	// collections of many objects, of others when something changes. Zero: not since
+	// the daemon began.
 	Heard time.Time `json:"heard,omitzero"`
 }
 

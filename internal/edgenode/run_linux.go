@@ -99,6 +99,7 @@ type node struct {
 	// the other after, so that the link learns of it in any order.
 	connected atomic.Bool
 	hub       atomic.Pointer[hub.Hub]     // nil until it serves
+	linkMoved chan struct{}               // the hub judges the link otherwise
 	agent     atomic.Pointer[agent.Agent] // nil until there is one
 }
 
@@ -120,7 +121,7 @@ func newNode(o RunOptions) (*node, error) {
 			Next: "Start the node with `edge node up --dir " + o.Dir + "`.",
 		}
 	}
-	n := &node{dir: o.Dir, version: o.Version, spec: spec, digest: digest, log: o.Logger, now: time.Now}
+	n := &node{dir: o.Dir, version: o.Version, spec: spec, digest: digest, log: o.Logger, now: time.Now, linkMoved: make(chan struct{}, 1)}
 	n.status = &statusWriter{dir: n.dir, uid: spec.OwnerUID, gid: spec.OwnerGID, log: n.log, now: n.now}
 	n.cg, err = hostCgroups()
 	return n, err
@@ -344,6 +345,12 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
 		PodCertificate: cachedCertificate(local.store.CertFile(localAPI), local.store.KeyFile(localAPI)), RootCA: string(local.ca.PEM()),
 		Pool: n.spec.Pool, RenewWindow: enroll.RenewWindow,
+		OnLink: func() {
+			select {
+			case n.linkMoved <- struct{}{}:
+			default:
+			}
+		},
 		Kubelet: &hub.Kubelet{
 			Dial:        dialKubelet,
 			Certificate: cachedCertificate(local.store.CertFile(localOperator), local.store.KeyFile(localOperator)),

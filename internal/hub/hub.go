@@ -86,6 +86,9 @@ type Config struct {
 	// Pool is the node's: what it says of a cut's length bears on the node's faults.
 	// "": nothing does.
 	Pool string
+	// OnLink is told that what LinkState returns changes, one call at a time; it
+	// must not block, nor call the hub. May be nil.
+	OnLink func()
 	// RenewWindow is for how long after its end the node's certificate can still be
 	// renewed.
 	RenewWindow time.Duration

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -83,6 +84,9 @@ func newLocal(h *Hub, config Local) *local {
 		}
 		if config.OnLink != nil {
 			config.OnLink(s)
+		}
+		if h.config.OnLink != nil {
+			h.config.OnLink()
 		}
 	}})
 	return l
@@ -171,13 +175,19 @@ func (h *Hub) Link() *link.Monitor {
 // hubAgent is the User-Agent of the hub's own requests.
 const hubAgent = "edge-hub"
 
+// maxProbe bounds what is read of an apiserver that says what is wrong with it.
+const maxProbe = 64 << 10
+
 // probe asks the apiserver how it is; any answer will do.
 func (l *local) probe(ctx context.Context) error {
 	response, err := l.hub.upstreams[nodeIdentity].do(l.request(ctx, http.MethodGet, "/readyz", "", nil))
 	if err != nil {
 		return err
 	}
-	return response.Body.Close()
+	// Read to its end: closing it before would cost a reset of the stream, a ping
+	// and their answers.
+	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, maxProbe))
+	return errors.Join(err, response.Body.Close())
 }
 
 // answer is the life of a request that may be answered on the node.

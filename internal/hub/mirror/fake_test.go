@@ -63,10 +63,11 @@ type fakeEvent struct {
 }
 
 type fakeWatch struct {
-	table string
-	media string
-	pipe  *io.PipeWriter
-	queue chan []byte
+	table     string
+	media     string
+	bookmarks bool
+	pipe      *io.PipeWriter
+	queue     chan []byte
 }
 
 func newFakeAPI(t testing.TB) *fakeAPI {
@@ -126,11 +127,14 @@ func (f *fakeAPI) tell(table string, e fakeEvent) {
 	}
 }
 
-// bookmark tells everybody the present version.
+// bookmark tells everybody who wants bookmarks the present version.
 func (f *fakeAPI) bookmark() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w := range f.watches {
+		if !w.bookmarks {
+			continue
+		}
 		w.queue <- f.frame(w.media, fakeEvent{kind: "BOOKMARK", fakeObject: fakeObject{version: f.version}})
 	}
 }
@@ -258,7 +262,7 @@ func (f *fakeAPI) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	reader, writer := io.Pipe()
-	w := &fakeWatch{table: table, media: media, pipe: writer, queue: make(chan []byte, 100_000)}
+	w := &fakeWatch{table: table, media: media, bookmarks: query.Get("allowWatchBookmarks") == "true", pipe: writer, queue: make(chan []byte, 100_000)}
 	for _, b := range first {
 		w.queue <- b
 	}

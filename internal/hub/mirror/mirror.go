@@ -320,6 +320,32 @@ func (m *Mirror) drop(s *stream) {
 	s.end()
 }
 
+// begins notes what ends a stream's watch that now begins. It returns whether the
+// stream was doubted until now.
+func (m *Mirror) begins(s *stream, end context.CancelFunc) (doubted bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	doubted, s.doubted, s.again = s.doubted, false, end
+	return doubted
+}
+
+// rewound has everything read anew that has no bookmarks: by, or its bookmarks,
+// has shown that the apiserver went back to an earlier state, which the others
+// would not notice until something of theirs changes, if then.
+func (m *Mirror) rewound(by *stream) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, s := range m.streams {
+		if s == by || s.rule.listed {
+			continue
+		}
+		s.doubted = true
+		if s.again != nil {
+			s.again()
+		}
+	}
+}
+
 // wantSweep has Run look at what is mirrored by name.
 func (m *Mirror) wantSweep() {
 	select {
@@ -435,8 +461,9 @@ type Collection struct {
 	Bytes int64
 	// Requests made to the apiserver since the process began.
 	Requests int64
-	// Heard is when something of it last came from the apiserver, an event or a
-	// bookmark (about one a minute); zero: not since the process began.
+	// Heard is when something of it last came from the apiserver: an event, or a
+	// bookmark (about one a minute, of collections of many objects); zero: not
+	// since the process began.
 	Heard time.Time
 	// Err is why it is not followed now; nil where it is, and while the link is
 	// cut.

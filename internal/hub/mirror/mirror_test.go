@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
@@ -556,34 +557,43 @@ func TestDifference(t *testing.T) {
 }
 
 // TestRestoredCluster: the cluster goes back to what it was, with its versions
-// gone forward. Clients begin anew, and hold what the cluster holds.
+// gone forward, or back. Clients begin anew, and hold what the cluster holds; so does
+// what is watched without bookmarks.
 func TestRestoredCluster(t *testing.T) {
 	for _, bump := range []int{1_000_000_000, -20} {
 		t.Run(fmt.Sprint("versions ", bump), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				defer func() { w.stop() }()
+				const secretTable = "/api/v1/namespaces/shop/secrets metadata.name=key"
 				w.api.put(podsTable, "kept", "1")
 				w.api.put(podsTable, "changed", "1")
 				w.api.put(podsTable, "deleted", "1")
+				w.api.put(secretTable, "key", "1")
+				backup := map[string]map[string]fakeObject{}
 				w.api.mu.Lock()
-				backup := map[string]fakeObject{}
-				for name, o := range w.api.table(podsTable).objects {
-					backup[name] = o
+				for _, table := range []string{podsTable, secretTable} {
+					backup[table] = maps.Clone(w.api.table(table).objects)
 				}
 				w.api.mu.Unlock()
+				w.api.put(secretTable, "key", "2")
 				for range 30 {
 					w.api.put(podsTable, "changed", "2")
 				}
 				w.api.remove(podsTable, "deleted")
 				w.api.put(podsTable, "made", "1")
+				secret, cover := w.mirror.Cover(secretQuery("key"))
 				settle(time.Second)
+				if got := w.state(secret)["key"]; cover != replica.CoverWhole || !strings.HasSuffix(got, " 2") {
+					t.Fatalf("the Secret is %q", got)
+				}
 				f := &follower{w: w}
 				f.begin()
 
 				w.api.mu.Lock()
-				w.api.table(podsTable).objects = backup
-				w.api.table(podsTable).history = nil
+				for table, objects := range backup {
+					w.api.table(table).objects, w.api.table(table).history = objects, nil
+				}
 				w.api.version = replica.Version(int(w.api.version) + bump)
 				if bump > 0 {
 					w.api.compacted = w.api.version
@@ -596,6 +606,9 @@ func TestRestoredCluster(t *testing.T) {
 				f.follow()
 				w.converged()
 				if diff := cmp.Diff(w.api.state(podsTable), f.held); diff != "" {
+					t.Error(diff)
+				}
+				if diff := cmp.Diff(w.api.state(secretTable), w.state(secret)); diff != "" {
 					t.Error(diff)
 				}
 			})

@@ -216,7 +216,7 @@ func (s *stream) change(ctx context.Context, kind string, o *replica.Object) err
 		return replica.ErrNotMirrored
 	}
 	if o.Version <= s.version {
-		return fmt.Errorf("%w: an event of version %s follows %s", errExpired, o.Version, s.version)
+		return fmt.Errorf("%w: an event of version %s follows %s", errRewound, o.Version, s.version)
 	}
 	k := keyOf(o)
 	was, err := s.one(k)
@@ -262,7 +262,7 @@ func (s *stream) advance(version replica.Version) error {
 	if version < s.version {
 		// The apiserver is behind what it has sent: etcd was restored without its
 		// revision bumped, and what it sends from now on may be left out here.
-		return fmt.Errorf("%w: a bookmark of version %s follows %s", errExpired, version, s.version)
+		return fmt.Errorf("%w: a bookmark of version %s follows %s", errRewound, version, s.version)
 	}
 	return s.move(version)
 }

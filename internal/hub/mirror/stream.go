@@ -33,9 +33,14 @@ const (
 	// (--etcd-compaction-interval).
 	pagesLast = 5 * time.Minute
 	// watchLasts is how long a watch is asked to last, at least; up to twice as
-	// long, so that those of many nodes do not end at once. Longer than
+	// long, so that those of many nodes do not end at once. It is what apiservers
+	// give watches that do not ask (--min-request-timeout), and longer than
 	// client-go's 5 minutes: beginning again costs bytes.
-	watchLasts = 10 * time.Minute
+	watchLasts = 30 * time.Minute
+	// gatherLasts is the same for a watch that begins with initial events, which
+	// come with bookmarks only: where those are not wanted afterwards, another
+	// watch follows.
+	gatherLasts = time.Minute
 	// backoffFirst and backoffLast bound the wait after a failure while the link
 	// is there.
 	backoffFirst = 200 * time.Millisecond
@@ -44,6 +49,10 @@ const (
 
 // errExpired: the stream cannot go on from where it is.
 var errExpired = errors.New("the version cannot be gone on from")
+
+// errRewound: because the apiserver is behind what it has sent. Its etcd was
+// restored without its revision bumped.
+var errRewound = fmt.Errorf("%w: the apiserver has gone back in time", errExpired)
 
 func newBackoff() wait.Backoff {
 	return wait.Backoff{Duration: backoffFirst, Factor: 2, Jitter: 1, Steps: 16, Cap: backoffLast}
@@ -63,8 +72,11 @@ type stream struct {
 	pages *listing
 
 	// Guarded by the mirror's mu.
-	stop context.CancelFunc // nil before it runs
-	used time.Time          // by a request or a pod, last
+	stop  context.CancelFunc // nil before it runs
+	again context.CancelFunc // ends the present watch; nil before the first
+	used  time.Time          // by a request or a pod, last
+	// doubted: it is to be read anew though its version may still be known.
+	doubted bool
 
 	state // see state.go
 }
@@ -104,10 +116,17 @@ func (s *stream) run(ctx context.Context) {
 func (s *stream) follow(ctx context.Context) (progress bool, err error) {
 	if s.isComplete() {
 		progress, err = s.watch(ctx, nil)
+		if errors.Is(err, errRewound) {
+			s.mirror.rewound(s)
+		}
 		if !errors.Is(err, errExpired) {
 			return progress, err
 		}
-		s.log.Info("list anew: the apiserver has forgotten where the node was", "version", s.at(), "error", err)
+		level := slog.LevelInfo
+		if !s.rule.listed {
+			level = slog.LevelDebug // it has no bookmarks, and is little
+		}
+		s.log.Log(ctx, level, "list anew: the apiserver has forgotten where the node was", "version", s.at(), "error", err)
 	}
 	if !s.rule.listed {
 		progress, err = s.watch(ctx, newGathering())
@@ -135,10 +154,19 @@ func newGathering() *gathering { return &gathering{map[objectKey]*replica.Object
 // gathering, from the beginning. progress says that an event came, and of a
 // gathering, that all initial ones did.
 func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.mirror.begins(s, cancel) && g == nil {
+		return false, fmt.Errorf("%w: so another collection has found", errExpired)
+	}
+	lasts := watchLasts
+	if g != nil && !s.rule.listed {
+		lasts = gatherLasts
+	}
 	query := url.Values{
 		"watch":               {"true"},
-		"allowWatchBookmarks": {"true"},
-		"timeoutSeconds":      {strconv.Itoa(int((watchLasts + rand.N(watchLasts)).Seconds()))},
+		"allowWatchBookmarks": {strconv.FormatBool(s.rule.listed || g != nil)},
+		"timeoutSeconds":      {strconv.Itoa(int((lasts + rand.N(lasts)).Seconds()))},
 	}
 	if g == nil {
 		query.Set("resourceVersion", s.at().String())
@@ -176,6 +204,9 @@ func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err er
 // expiry makes errExpired of what an apiserver says when it has forgotten a
 // version.
 func (s *stream) expiry(err error) error {
+	if apierrors.HasStatusCause(err, metav1.CauseTypeResourceVersionTooLarge) {
+		return fmt.Errorf("%w: %w", errRewound, err)
+	}
 	if isExpired(err) {
 		return fmt.Errorf("%w: %w", errExpired, err)
 	}
