@@ -14,6 +14,10 @@ const (
 	// resume from. A component that was away for a restart misses a handful; a
 	// roll of the largest deployments some hundreds within a minute.
 	RingEvents = 1024
+	// ringBytes bounds them where objects are large, but for the newest
+	// framedEvents: a Node of 8 KB changes every few minutes while the node is cut
+	// off, and for days.
+	ringBytes = 1 << 20
 	// framedEvents is how many of the newest events keep their frames. Watches
 	// take events as they come, so those further behind are rare.
 	framedEvents = 64

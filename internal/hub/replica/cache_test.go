@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,6 +221,17 @@ func TestWatchesEnd(t *testing.T) {
 	for name, end := range map[string]func(*Cache) error{
 		"reset": func(c *Cache) error { return c.Reset(all, Content{Version: 4}) },
 		"drop":  func(c *Cache) error { c.Drop(all); return nil },
+		"overrun by large events": func(c *Cache) error {
+			large := strings.Repeat("x", ringBytes/framedEvents)
+			for v := Version(11); v < 12+framedEvents; v++ {
+				e := added(t, "c", v)
+				e.Object.Raw = fmt.Appendf(nil, `{"payload":%q}`, large)
+				if err := c.Publish(all, []*Event{e}, v); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
 		"overrun": func(c *Cache) error {
 			for v := Version(11); v < 12+RingEvents; v++ {
 				if err := c.Publish(all, []*Event{added(t, "c", v)}, v); err != nil {
@@ -245,6 +257,29 @@ func TestWatchesEnd(t *testing.T) {
 		}
 		if v := w.Version(); v != 10 {
 			t.Errorf("%s: a bookmark would say %s", name, v)
+		}
+	}
+}
+
+// TestRing: whoever asks from within the ring gets all that follows, however often it
+// has gone round, and whoever asks from before it begins anew.
+func TestRing(t *testing.T) {
+	c := filled(t)
+	for v := Version(11); v < 11+3*RingEvents; v++ {
+		if err := c.Publish(all, []*Event{added(t, "c", v)}, v); err != nil {
+			t.Fatal(err)
+		}
+		oldest := max(10, int(v)-RingEvents)
+		if _, err := c.Watch(all, Version(oldest-1)); oldest > 10 && !errors.Is(err, ErrExpired) {
+			t.Fatalf("at %s, from %d: %v", v, oldest-1, err)
+		}
+		w, err := c.Watch(all, Version(oldest))
+		if err != nil {
+			t.Fatalf("at %s, from %d: %v", v, oldest, err)
+		}
+		events, err := w.Take(RingEvents + 1)
+		if err != nil || len(events) != int(v)-oldest || events[0].Version() != Version(oldest)+1 || w.Version() != v {
+			t.Fatalf("at %s, from %d: %d events, %v", v, oldest, len(events), err)
 		}
 	}
 }

@@ -37,10 +37,10 @@ type table struct {
 	version  Version
 	// listed is the snapshot of the present version; nil until one is asked for.
 	listed *Snapshot
-	// ring holds events first..first+len-1 by number: event n is at n modulo
-	// RingEvents, once it is full.
+	// ring holds events first..first+len-1 by number, and bytes is what they hold.
 	ring  []*Event
 	first uint64
+	bytes int
 	// floor is the version before the first event of the ring: a client that
 	// holds it or a later one lacks nothing that is not in the ring.
 	floor Version
@@ -62,28 +62,18 @@ func (t *table) wake() {
 func (t *table) end() uint64 { return t.first + uint64(len(t.ring)) }
 
 // at returns an event of the ring. The caller holds mu.
-func (t *table) at(n uint64) *Event {
-	if len(t.ring) < RingEvents {
-		return t.ring[n-t.first]
-	}
-	return t.ring[n%RingEvents]
-}
+func (t *table) at(n uint64) *Event { return t.ring[n-t.first] }
 
 // append adds to the ring. The caller holds mu.
 func (t *table) append(e *Event) {
-	if len(t.ring) < RingEvents {
-		t.ring = append(t.ring, e)
-		if len(t.ring) == RingEvents {
-			// From now on the place of an event is its number.
-			ordered := make([]*Event, RingEvents)
-			for i, e := range t.ring {
-				ordered[(t.first+uint64(i))%RingEvents] = e
-			}
-			t.ring = ordered
-		}
-	} else {
-		t.floor = t.at(t.first).Version()
-		t.ring[t.end()%RingEvents] = e
+	t.ring = append(t.ring, e)
+	t.bytes += len(e.Object.Raw)
+	for len(t.ring) > RingEvents || t.bytes > ringBytes && len(t.ring) > framedEvents {
+		oldest := t.ring[0]
+		t.floor = oldest.Version()
+		t.bytes -= len(oldest.Object.Raw)
+		// The next growth of the slice leaves the place behind.
+		t.ring[0], t.ring = nil, t.ring[1:]
 		t.first++
 	}
 	if n := t.end(); n-t.first > framedEvents {
@@ -106,7 +96,7 @@ func (t *table) load(content Content) {
 	}
 	// The numbers go on, past one that no watch has: all of them are expired.
 	t.first = t.end() + 1
-	t.ring = nil
+	t.ring, t.bytes = nil, 0
 	t.wake()
 }
 
