@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -205,15 +206,23 @@ func (s *Server) run(name string, args ...string) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	// A test binary that is killed leaves no processes behind.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", name, err)
-	}
 	c := &child{name: name, args: args, cmd: cmd, log: path, done: make(chan struct{})}
+	started := make(chan error, 1)
 	go func() {
 		defer close(c.done)
-		// How it ended is in its log; Stop and Ready say that it did.
-		_ = cmd.Wait()
+		// Pdeathsig is of the thread that starts the child, which may end where
+		// others enter namespaces. This one stays for as long as the child.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		if started <- err; err == nil {
+			// How it ended is in its log; Stop and Ready say that it did.
+			_ = cmd.Wait()
+		}
 	}()
+	if err := <-started; err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
 	s.children = append(s.children, c)
 	return nil
 }
