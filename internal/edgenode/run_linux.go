@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -25,6 +24,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/memory"
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
@@ -49,15 +49,10 @@ const (
 // hubDir below the node's data is where the hub keeps its replica of the API.
 const hubDir = "hub"
 
-// gcPercent is how much garbage the daemon lets gather, in percent of what is in
-// use: half of Go's own. It mostly waits, on machines whose memory is short.
-const gcPercent = 50
-
 // Run is the node daemon. It must be started inside of the node's namespaces,
 // which Up does. It returns nil when ctx ends and leaves its children running;
 // any error is one that starting again may cure.
 func Run(ctx context.Context, o RunOptions) error {
-	debug.SetGCPercent(gcPercent)
 	n, err := newNode(o)
 	if err != nil {
 		return err
@@ -162,6 +157,7 @@ func (n *node) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return supervise.WatchParent(ctx, n.log, nil) })
 	g.Go(func() error { return n.keepOwner(ctx) })
+	g.Go(func() error { memory.Keep(ctx, memory.Node); return nil })
 
 	engine, err := n.startRuntime(ctx, g)
 	if err != nil {

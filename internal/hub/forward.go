@@ -50,6 +50,8 @@ type exchange struct {
 	req    request
 	as     identity
 	caller Caller
+	// enters: an operator on the node asks for what the node's kubelet gives.
+	enters bool
 	body   []byte // whole, once readBody has taken it in
 	// caller's context, where that of r ends with the link too; nil: r's.
 	callers context.Context

@@ -259,25 +259,55 @@ func (h *Hub) runParts(ctx context.Context) (end func()) {
 	}
 }
 
-// handle is the life of one request. serving is done once Serve is to end.
+// handle is the life of one request. serving is done once Serve is to end. A watch
+// stays in here for as long as it lasts, and a node has hundreds: so what it needs to
+// begin is done in functions that it returns from, and its stack stays small.
 func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Context) {
+	x := h.admit(w, r)
+	if x == nil {
+		return
+	}
+	if x.enters || x.req.streams() {
+		defer x.endWith(serving)()
+	}
+	switch {
+	case x.enters:
+		x.enterPod()
+	case !x.readBody():
+	case h.local != nil:
+		x.answer()
+	default:
+		x.through()
+	}
+}
+
+// endWith ends what lasts until someone ends it with Serve too.
+func (x *exchange) endWith(serving context.Context) (release func()) {
+	ctx, cancel := context.WithCancel(x.r.Context())
+	stop := context.AfterFunc(serving, cancel)
+	x.r = x.r.WithContext(ctx)
+	return func() {
+		stop()
+		cancel()
+	}
+}
+
+// admit says who asks for what, and that he may; nil: he has been told why not.
+func (h *Hub) admit(w http.ResponseWriter, r *http.Request) *exchange {
 	caller, err := h.authenticate(r)
 	if err != nil {
 		h.log.Debug("refused a caller", "remote", r.RemoteAddr, "error", err)
 		codec.WriteStatus(w, unauthorized())
-		return
+		return nil
 	}
 	req, err := parseRequest(r.Method, r.URL)
 	if err != nil {
 		codec.WriteStatus(w, badRequest(err.Error()))
-		return
+		return nil
 	}
-	if caller == CallerAdmin && req.entersPod() {
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		defer context.AfterFunc(serving, cancel)()
-		h.enterPod(w, r.WithContext(ctx), req)
-		return
+	x := &exchange{hub: h, w: w, r: r, req: req, caller: caller, enters: caller == CallerAdmin && req.entersPod()}
+	if x.enters {
+		return x
 	}
 	as, err := authorize(caller, req)
 	if err == nil && r.Header.Get("Upgrade") != "" {
@@ -286,24 +316,10 @@ func (h *Hub) handle(w http.ResponseWriter, r *http.Request, serving context.Con
 	if err != nil {
 		h.log.Warn("forbade a request", "caller", caller, "method", r.Method, "path", req.path, "error", err)
 		codec.WriteStatus(w, forbidden(req, err.Error()))
-		return
+		return nil
 	}
-	if req.streams() {
-		// Watches last until someone ends them: Serve does, when it is to end.
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		defer context.AfterFunc(serving, cancel)()
-		r = r.WithContext(ctx)
-	}
-	x := exchange{hub: h, w: w, r: r, req: req, as: as, caller: caller}
-	if !x.readBody() {
-		return
-	}
-	if h.local != nil {
-		x.answer()
-		return
-	}
-	x.through()
+	x.as = as
+	return x
 }
 
 // through answers with what the apiserver says.

@@ -265,20 +265,26 @@ func (x *exchange) ownOnly() {
 // fromReplica answers a read from what the node mirrors. stale: the apiserver
 // cannot be asked.
 func (x *exchange) fromReplica(stale bool) bool {
-	r := x.req
+	read, ok := x.read(stale)
+	return ok && x.hub.local.server.Serve(x.r.Context(), x.w, read)
+}
+
+// read is what the replica is asked; false where it is not asked.
+func (x *exchange) read(stale bool) (serve.Request, bool) {
+	r := &x.req
 	if !r.isResource() || !r.reads() || r.subresource != "" {
-		return false
+		return serve.Request{}, false
 	}
 	gr := groupResource{r.group, r.resource}
 	if x.caller == CallerKubelet && shared[gr] && gr.resource != "services" {
-		return false // mirrored with the hub's rights, which the kubelet has not
+		return serve.Request{}, false // mirrored with the hub's rights, which the kubelet has not
 	}
 	if x.caller == CallerKubelet && gr == (groupResource{"", "configmaps"}) && r.name == rootBundle {
 		stale = true // the apiserver's lacks the node's own authority
 	}
-	return x.hub.local.server.Serve(x.r.Context(), x.w, serve.Request{
+	return serve.Request{
 		Verb: r.verb, Resource: schema.GroupVersionResource{Group: r.group, Version: r.version, Resource: r.resource},
 		Namespace: r.namespace, Name: r.name, Query: r.query, Accept: x.r.Header.Get("Accept"),
 		Component: x.caller != CallerAdmin, Stale: stale,
-	})
+	}, true
 }

@@ -82,7 +82,8 @@ func (r request) entersPod() bool {
 }
 
 // enterPod answers it by the node's own kubelet, cut off or not.
-func (h *Hub) enterPod(w http.ResponseWriter, r *http.Request, req request) {
+func (x *exchange) enterPod() {
+	h, w, r, req := x.hub, x.w, x.r, x.req
 	upgrade := r.Header.Get("Upgrade")
 	switch {
 	case h.config.Kubelet == nil || h.local == nil:

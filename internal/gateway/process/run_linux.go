@@ -20,6 +20,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway/members"
+	"github.com/edgewright/terraform-provider-edge/internal/memory"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 )
 
@@ -60,7 +61,7 @@ func Run(ctx context.Context, dir string, logger *slog.Logger) error {
 	serve, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, serve := errgroup.WithContext(serve)
-	g.Go(func() error { KeepMemory(serve); return nil })
+	g.Go(func() error { memory.Keep(serve, memory.Gateway); return nil })
 	g.Go(func() error { return d.known.Run(serve, d.restConfig()) })
 	g.Go(func() error { return d.leases.Run(serve) })
 	g.Go(func() error {

@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/memory"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
@@ -118,11 +118,7 @@ func (r *Running) Stop() error {
 	return nil
 }
 
-// gcPercent is the node daemon's.
-const gcPercent = 50
-
 func (p Process) run(ctx context.Context) error {
-	debug.SetGCPercent(gcPercent)
 	pair := func(cert, key string) func() (*tls.Certificate, error) {
 		return sync.OnceValues(func() (*tls.Certificate, error) {
 			c, err := pki.LoadTLS(cert, key)
@@ -147,6 +143,7 @@ func (p Process) run(ctx context.Context) error {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { memory.Keep(ctx, memory.Node); return nil }) // as the node's daemon
 	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	dial := func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", p.APIServer)

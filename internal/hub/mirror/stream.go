@@ -159,30 +159,11 @@ func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err er
 	if s.mirror.begins(s, cancel) && g == nil {
 		return false, fmt.Errorf("%w: so another collection has found", errExpired)
 	}
-	lasts := watchLasts
-	if g != nil && !s.rule.listed {
-		lasts = gatherLasts
-	}
-	query := url.Values{
-		"watch":               {"true"},
-		"allowWatchBookmarks": {strconv.FormatBool(s.rule.listed || g != nil)},
-		"timeoutSeconds":      {strconv.Itoa(int((lasts + rand.N(lasts)).Seconds()))},
-	}
-	if g == nil {
-		query.Set("resourceVersion", s.at().String())
-	} else {
-		query.Set("sendInitialEvents", "true")
-		query.Set("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
-	}
-	body, err := s.get(ctx, query)
-	if err != nil {
-		return false, s.expiry(err)
-	}
-	defer body.Close()
-	events, err := wire.NewEventReader(s.rule.media, body)
+	events, body, err := s.openWatch(ctx, g != nil)
 	if err != nil {
 		return false, err
 	}
+	defer body.Close()
 	if g == nil {
 		s.failed(nil)
 	}
@@ -199,6 +180,37 @@ func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err er
 		}
 		progress = g == nil
 	}
+}
+
+// openWatch asks for a watch, from the beginning or from the present version. The body
+// must be closed. There is a stream for each Secret and ConfigMap of the node's pods,
+// and what asking needs of its stack is free again while it waits for events.
+func (s *stream) openWatch(ctx context.Context, anew bool) (wire.EventReader, io.Closer, error) {
+	lasts := watchLasts
+	if anew && !s.rule.listed {
+		lasts = gatherLasts
+	}
+	query := url.Values{
+		"watch":               {"true"},
+		"allowWatchBookmarks": {strconv.FormatBool(s.rule.listed || anew)},
+		"timeoutSeconds":      {strconv.Itoa(int((lasts + rand.N(lasts)).Seconds()))},
+	}
+	if anew {
+		query.Set("sendInitialEvents", "true")
+		query.Set("resourceVersionMatch", string(metav1.ResourceVersionMatchNotOlderThan))
+	} else {
+		query.Set("resourceVersion", s.at().String())
+	}
+	body, err := s.get(ctx, query)
+	if err != nil {
+		return nil, nil, s.expiry(err)
+	}
+	events, err := wire.NewEventReader(s.rule.media, body)
+	if err != nil {
+		body.Close()
+		return nil, nil, err
+	}
+	return events, body, nil
 }
 
 // expiry makes errExpired of what an apiserver says when it has forgotten a

@@ -84,27 +84,11 @@ type Request struct {
 // ctx ends at the latest, and panics with http.ErrAbortHandler where an answer
 // cannot be finished.
 func (s *Server) Serve(ctx context.Context, w http.ResponseWriter, r Request) bool {
-	options, status := parseOptions(r.Query, r.Verb)
-	if status != nil {
-		codec.WriteStatus(w, *status)
-		return true
+	c, answered := s.take(ctx, w, r)
+	if c == nil {
+		return answered
 	}
-	selection, known := newSelection(r.Resource.GroupResource(), r.Namespace, options.LabelSelector, options.FieldSelector)
-	if !known {
-		return false
-	}
-	c := &call{
-		server: s, ctx: ctx, w: w, request: r, options: options, selection: selection,
-		stale: r.Stale || !s.replica.Link().Online,
-	}
-	if c.options.latest && c.options.Continue == "" && !c.stale && (r.Verb == "get" || !r.Component) {
-		return false
-	}
-	c.collection, c.coverage = s.replica.Cover(c.query())
-	if c.coverage == replica.CoverNone || c.coverage == replica.CoverPart && r.Verb != "get" {
-		return false
-	}
-	switch r.Verb {
+	switch c.request.Verb {
 	case "get":
 		return c.get()
 	case "list":
@@ -113,6 +97,32 @@ func (s *Server) Serve(ctx context.Context, w http.ResponseWriter, r Request) bo
 		return c.watch()
 	}
 	return false
+}
+
+// take makes a call of a request; nil where there is nothing more to do, and whether
+// it was answered then.
+func (s *Server) take(ctx context.Context, w http.ResponseWriter, r Request) (c *call, answered bool) {
+	options, status := parseOptions(r.Query, r.Verb)
+	if status != nil {
+		codec.WriteStatus(w, *status)
+		return nil, true
+	}
+	selection, known := newSelection(r.Resource.GroupResource(), r.Namespace, options.LabelSelector, options.FieldSelector)
+	if !known {
+		return nil, false
+	}
+	c = &call{
+		server: s, ctx: ctx, w: w, request: r, options: options, selection: selection,
+		stale: r.Stale || !s.replica.Link().Online,
+	}
+	if c.options.latest && c.options.Continue == "" && !c.stale && (r.Verb == "get" || !r.Component) {
+		return nil, false
+	}
+	c.collection, c.coverage = s.replica.Cover(c.query())
+	if c.coverage == replica.CoverNone || c.coverage == replica.CoverPart && r.Verb != "get" {
+		return nil, false
+	}
+	return c, false
 }
 
 // call is one request and its answer.

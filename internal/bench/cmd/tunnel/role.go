@@ -19,7 +19,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/gateway"
-	"github.com/edgewright/terraform-provider-edge/internal/gateway/process"
+	"github.com/edgewright/terraform-provider-edge/internal/memory"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
@@ -104,7 +104,7 @@ func gatewayRole(dir, listen, egress string, c tunnel.Congestion, tcp bool) erro
 	if err != nil {
 		return err
 	}
-	go process.KeepMemory(context.Background()) // as `edge gateway run` does
+	go memory.Keep(context.Background(), memory.Gateway) // as `edge gateway run` does
 	errc := make(chan error, 3)
 	if tcp {
 		tln, err := lc.Listen(context.Background(), "tcp", listen)

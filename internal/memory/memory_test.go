@@ -1,4 +1,4 @@
-package process
+package memory
 
 import (
 	"testing"
@@ -9,7 +9,7 @@ import (
 
 func TestGCPercent(t *testing.T) {
 	for live, want := range map[uint64]int{0: 100, 1 << 20: 100, 8 << 20: 100, 16 << 20: 50, 40 << 20: 20, 1 << 30: 20} {
-		if got := gcPercent(live); got != want {
+		if got := Gateway.gcPercent(live); got != want {
 			t.Errorf("%d in use: %d", live, got)
 		}
 	}
@@ -17,13 +17,13 @@ func TestGCPercent(t *testing.T) {
 
 // Memory is given back when a crowd has come, not while it comes, not for a little
 // of it, and not again and again.
-func TestMemoryKeeper(t *testing.T) {
+func TestKeeper(t *testing.T) {
 	const mb = 1 << 20
 	now := time.Unix(1000, 0)
 	var u usage
 	var did []string
-	k := memoryKeeper{
-		read: func() usage { return u }, percent: maxPercent,
+	k := keeper{
+		policy: Gateway, read: func() usage { return u }, percent: int(Gateway.MaxPercent),
 		set:  func(int) { did = append(did, "percent") },
 		free: func() { did = append(did, "free"); u.objects, u.free = u.live, 0 },
 	}
@@ -33,23 +33,26 @@ func TestMemoryKeeper(t *testing.T) {
 		free, allocate uint64
 		after          time.Duration
 		want           []string
+		rest           bool
 	}{
-		{"begin", 4 * mb, 5 * mb, 1 * mb, 0, memoryLook, nil},
-		{"a crowd comes", 200 * mb, 400 * mb, 50 * mb, 300 * mb, memoryLook, []string{"percent"}},
-		{"it comes", 300 * mb, 400 * mb, 50 * mb, 100 * mb, memoryLook, nil},
-		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, memoryLook, []string{"free"}},
-		{"idle", 400 * mb, 410 * mb, 0, 1 * mb, memoryLook, nil},
-		{"more, but just given back", 400 * mb, 480 * mb, 0, 1 * mb, memoryLook, nil},
-		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free"}},
-		{"little", 400 * mb, 420 * mb, 10 * mb, 1 * mb, freeEvery, nil},
-		{"gone", 4 * mb, 6 * mb, 300 * mb, 0, freeEvery, []string{"percent", "free"}},
-		{"little of little", 4 * mb, 6 * mb, 1 * mb, 0, freeEvery, nil},
+		{"begin", 4 * mb, 5 * mb, 1 * mb, 0, Gateway.Look, nil, true},
+		{"a crowd comes", 200 * mb, 400 * mb, 50 * mb, 300 * mb, Gateway.Look, []string{"percent"}, false},
+		{"it comes", 300 * mb, 400 * mb, 50 * mb, 100 * mb, Gateway.Look, nil, false},
+		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, Gateway.Look, []string{"free"}, false},
+		{"idle", 400 * mb, 410 * mb, 0, 1 * mb, Gateway.Look, nil, true},
+		{"more, but just given back", 400 * mb, 480 * mb, 0, 1 * mb, Gateway.Look, nil, false},
+		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free"}, false},
+		{"little", 400 * mb, 420 * mb, 10 * mb, 1 * mb, freeEvery, nil, true},
+		{"gone", 4 * mb, 6 * mb, 300 * mb, 0, freeEvery, []string{"percent", "free"}, false},
+		{"little of little", 4 * mb, 6 * mb, 1 * mb, 0, freeEvery, nil, true},
 	} {
 		now = now.Add(step.after)
 		u.live, u.objects, u.free = step.live, step.objects, step.free
 		u.allocated += step.allocate
 		did = nil
-		k.look(now)
+		if rest := k.look(now); rest != step.rest {
+			t.Errorf("%s: rest %v", step.name, rest)
+		}
 		if d := cmp.Diff(step.want, did); d != "" {
 			t.Errorf("%s: %s", step.name, d)
 		}
@@ -57,7 +60,7 @@ func TestMemoryKeeper(t *testing.T) {
 	k.set = nil
 	u.live = 500 * mb
 	did = nil
-	k.look(now.Add(memoryLook))
+	k.look(now.Add(Gateway.Look))
 	if len(did) > 0 {
 		t.Errorf("with GOGC in the environment: %v", did)
 	}
