@@ -49,8 +49,15 @@ resource "edge_node" "n" {
   name       = "edge-1"
   local      = {}
 }
+data "edge_node" "n" {
+  cluster_id = edge_cluster.c.id
+  name       = edge_node.n.name
+}
 output "cluster_id" {
   value = edge_cluster.c.id
+}
+output "node" {
+  value = data.edge_node.n
 }
 `
 
@@ -258,6 +265,7 @@ func TestCutNode(t *testing.T) {
 	if len(before) != replicas || len(running) != replicas {
 		t.Fatalf("pods %v, processes %v", before, running)
 	}
+	t.Run("Terraform knows how it does", func(t *testing.T) { l.known(t, true) })
 	t.Run("pods and strangers while it is connected", l.callers)
 
 	t.Run("what leaves the site is lost", func(t *testing.T) { l.oneWay(t, "oifname", before, running) })

@@ -121,6 +121,7 @@ func (l *lab) lives(t *testing.T, cut time.Time, before, running map[string]stri
 	t.Logf("the cloud finds the node unreachable %.1f s after the cut", time.Since(cut).Seconds())
 	l.unchanged(t, before, running)
 	l.tolerates(t)
+	l.known(t, false)
 	if !full() {
 		return
 	}
@@ -138,6 +139,35 @@ func (l *lab) lives(t *testing.T, cut time.Time, before, running map[string]stri
 			l.unchanged(t, before, running)
 		}
 	}
+}
+
+// known: the data source tells of the node what the cloud knows, and a cut is no
+// change to what was applied.
+func (l *lab) known(t *testing.T, connected bool) {
+	t.Helper()
+	l.ExpectNoChanges(t)
+	rig.Eventually(t, time.Minute, "the data source has the node's state", func() error {
+		l.Terraform(t, "refresh", "-input=false", "-no-color")
+		var n struct {
+			Phase, Pool, Architecture string
+			Connected                 bool
+			CutSince                  *string `json:"cut_since"`
+			Autonomy                  struct {
+				Ready  bool
+				Reason string
+			}
+		}
+		if err := json.Unmarshal([]byte(l.Terraform(t, "output", "-json", "node")), &n); err != nil {
+			return err
+		}
+		if n.Connected != connected || n.Pool != pool || n.Architecture == "" || (n.CutSince == nil) != connected || !n.Autonomy.Ready || n.Autonomy.Reason != "Autonomous" {
+			return fmt.Errorf("%+v", n)
+		}
+		if connected && n.Phase != "Ready" {
+			return fmt.Errorf("it is %s", n.Phase)
+		}
+		return nil
+	})
 }
 
 // tolerates: no pod has an end to its toleration, so no timer runs that a longer
