@@ -49,7 +49,7 @@ type lease struct {
 func (x *exchange) answerLease() bool {
 	r := x.req
 	name := x.hub.config.NodeName
-	if x.caller != CallerKubelet || r.group != leases.Group || r.resource != leases.Resource || r.namespace != leaseNamespace || r.subresource != "" {
+	if x.caller != CallerKubelet || r.group != leases.Group || r.resource != leases.Resource || r.namespace != leaseNamespace || r.subresource != "" || r.dryRun() {
 		return false
 	}
 	l := &x.hub.local.lease
@@ -216,13 +216,21 @@ func (l *local) request(ctx context.Context, method, path, contentType string, b
 
 // write sends a body upstream as the node and returns the answer's code.
 func (l *local) write(ctx context.Context, method, path, contentType string, body []byte) (int, error) {
+	code, _, err := l.send(ctx, method, path, contentType, body)
+	return code, err
+}
+
+// send asks the apiserver as the node. Of the answer's body it returns at most
+// maxKept bytes.
+func (l *local) send(ctx context.Context, method, path, contentType string, body []byte) (int, []byte, error) {
 	response, err := l.hub.upstreams[nodeIdentity].do(l.request(ctx, method, path, contentType, body))
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(response.Body, maxKept)); err != nil {
-		return 0, fmt.Errorf("read the answer: %w", err)
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxKept))
+	if err != nil {
+		return 0, nil, fmt.Errorf("read the answer: %w", err)
 	}
-	return response.StatusCode, nil
+	return response.StatusCode, answer, nil
 }

@@ -76,10 +76,7 @@ func newLocal(h *Hub, config Local) *local {
 	})
 	l.link = link.New(link.Options{Probe: l.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
 		if s.Online {
-			select {
-			case l.back <- struct{}{}:
-			default:
-			}
+			l.handBack()
 			l.pods.release()
 		}
 		if config.OnLink != nil {
@@ -90,6 +87,14 @@ func newLocal(h *Hub, config Local) *local {
 		}
 	}})
 	return l
+}
+
+// handBack asks for what the node kept to be handed back.
+func (l *local) handBack() {
+	select {
+	case l.back <- struct{}{}:
+	default:
+	}
 }
 
 // drainAgain is the wait after what was spooled could not be sent though the
@@ -123,7 +128,6 @@ func (l *local) run(ctx context.Context) {
 	for {
 		select {
 		case <-l.back:
-			l.learnSoon()
 			l.resume(ctx)
 		case <-ctx.Done():
 			return
@@ -133,23 +137,24 @@ func (l *local) run(ctx context.Context) {
 
 // resume hands back what the node kept while it was cut off.
 func (l *local) resume(ctx context.Context) {
-	l.overlay.Lift()
-	l.lease.renewNow()
 	for {
 		online, ok := l.link.Online()
 		if !ok {
 			return
 		}
+		l.learnSoon()
+		l.overlay.Lift()
+		l.lease.renewNow()
 		sending, cancel := context.WithCancel(ctx)
 		stop := context.AfterFunc(online, cancel)
-		err := l.overlay.Drain(sending, l.sendSpooled)
+		err := l.overlay.Drain(sending, l.handOver)
 		stop()
 		cancel()
 		if err == nil {
 			return
 		}
 		l.hub.log.Warn("send what the node wrote while it was cut off", "waiting", l.overlay.Waiting(), "error", err)
-		if !l.wait(ctx, drainAgain, nil) {
+		if !l.wait(ctx, drainAgain, l.back) {
 			return
 		}
 	}

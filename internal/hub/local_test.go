@@ -30,6 +30,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
@@ -258,7 +259,10 @@ func TestHonestWrites(t *testing.T) {
 		notFound = "404 NotFound"
 	)
 	event := &corev1.Event{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Event"}, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "e"}, Count: 1}
-	csi := &storagev1.CSINode{TypeMeta: metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "CSINode"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+	csiOf := func(name, version string) *storagev1.CSINode {
+		return &storagev1.CSINode{TypeMeta: metav1.TypeMeta{APIVersion: "storage.k8s.io/v1", Kind: "CSINode"}, ObjectMeta: metav1.ObjectMeta{Name: name, ResourceVersion: version}}
+	}
+	csi := csiOf("n1", "")
 	leased := &coordinationv1.Lease{TypeMeta: metav1.TypeMeta{APIVersion: "coordination.k8s.io/v1", Kind: "Lease"}, ObjectMeta: metav1.ObjectMeta{Namespace: leaseNamespace, Name: "n1"}}
 	token := &authenticationv1.TokenRequest{TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}}
 	strategic := string(types.StrategicMergePatchType)
@@ -276,14 +280,31 @@ func TestHonestWrites(t *testing.T) {
 		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/pods/p/status", string(types.MergePatchType), `{}`, "400 BadRequest"},
 		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/pods/p/status", strategic, `{"status":`, "400 BadRequest"},
 		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/pods/unknown/status", strategic, `{}`, notFound},
+		{CallerKubelet, "PATCH", "/api/v1/nodes/n1/status", strategic, `{"metadata":{"labels":{"declared":"yes"},"annotations":{"also":"yes"}}}`, kept},
+		{CallerKubelet, "PATCH", "/api/v1/nodes/n1/status", strategic, `{"metadata":{"finalizers":["x.example/y"]}}`, refused},
+		{CallerKubelet, "PATCH", "/api/v1/nodes/n1/status?dryRun=All", strategic, `{"status":{"phase":"Running"}}`, refused},
+		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/pods/p/status", strategic, `{"metadata":{"labels":{"x":"y"}}}`, denied},
 		{CallerKubelet, "PATCH", "/api/v1/nodes/n2/status", strategic, `{}`, refused},
 		{CallerKubelet, "PATCH", "/api/v1/nodes/n1", strategic, `{"metadata":{"labels":{"x":"y"}}}`, refused},
 		{CallerKubelet, "POST", "/api/v1/nodes", "", &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, ObjectMeta: metav1.ObjectMeta{Name: "n1"}}, "409 AlreadyExists"},
 		{CallerKubelet, "POST", "/api/v1/namespaces/shop/events", "", event, kept},
+		{CallerKubelet, "POST", "/api/v1/namespaces/shop/events", "", event, "409 AlreadyExists"},
+		{CallerKubelet, "POST", "/api/v1/namespaces/shop/events?dryRun=All", "", event, refused},
+		{CallerKubelet, "POST", "/api/v1/namespaces/other/events", "", event, "400 BadRequest"},
+		{CallerKubelet, "POST", "/apis/events.k8s.io/v1/namespaces/shop/events", "", event, "400 BadRequest"},
+		{CallerKubelet, "POST", "/api/v1/events", "", event, "400 BadRequest"},
+		{CallerKubelet, "POST", "/api/v1/namespaces/shop/events", "", leased, "400 BadRequest"},
 		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/events/e", strategic, `{"count":7}`, kept},
 		{CallerKubelet, "PATCH", "/api/v1/namespaces/shop/events/older", strategic, `{"count":7}`, notFound},
 		{CallerKubeProxy, "POST", "/api/v1/namespaces/shop/events", "", &corev1.Event{TypeMeta: event.TypeMeta, ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "proxy"}}, kept},
+		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n1", "", csi, refused}, // nobody knows what the cluster has
+		{CallerKubelet, "POST", "/apis/storage.k8s.io/v1/csinodes?dryRun=All", "", csi, refused},
 		{CallerKubelet, "POST", "/apis/storage.k8s.io/v1/csinodes", "", csi, kept},
+		{CallerKubelet, "POST", "/apis/storage.k8s.io/v1/csinodes", "", csi, "409 AlreadyExists"},
+		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n1", "", csi, kept},
+		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n1", "", csiOf("n1", "5"), "409 Conflict"},
+		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n1", "", csiOf("n2", ""), denied},
+		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n1", "", event, "400 BadRequest"},
 		{CallerKubelet, "PUT", "/apis/storage.k8s.io/v1/csinodes/n2", "", csi, refused},
 		{CallerKubelet, "POST", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases", "", leased, kept},
 		{CallerKubelet, "PUT", "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1", "", leased, kept},
@@ -376,10 +397,17 @@ func TestHonestWrites(t *testing.T) {
 		t.Errorf("%d requests went upstream", n)
 	}
 
-	// The link is back: the apiserver gets what was spooled, and nothing else.
+	// The link is back: the apiserver gets what was kept, and nothing else.
+	r.api.setRefuse(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == http.MethodGet && strings.Contains(q.URL.Path, "/csinodes/") {
+			http.NotFound(w, q)
+			return
+		}
+		io.WriteString(w, "{}")
+	})
 	r.online(true)
 	var sent []string
-	for limit := time.Now().Add(patience); len(sent) < 3; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(patience); len(sent) < 4; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("the apiserver was sent %v", sent)
 		}
@@ -399,7 +427,7 @@ func TestHonestWrites(t *testing.T) {
 	}
 	for _, s := range sent {
 		switch s {
-		case "POST /api/v1/namespaces/shop/events", "POST /apis/storage.k8s.io/v1/csinodes":
+		case "POST /api/v1/namespaces/shop/events", "POST /apis/storage.k8s.io/v1/csinodes", "PATCH /api/v1/nodes/n1/status":
 		default:
 			t.Errorf("the apiserver was sent %s", s)
 		}
@@ -411,6 +439,67 @@ func TestHonestWrites(t *testing.T) {
 		}
 		if time.Now().After(limit) {
 			t.Fatalf("the overlay is not lifted: %+v %v", pod, err)
+		}
+	}
+}
+
+// TestWriteWithoutAnswer: a write that an apiserver does not answer, though the link
+// is there, is not laid over the replica, where nothing would lift it.
+func TestWriteWithoutAnswer(t *testing.T) {
+	clk := testingclock.NewFakeClock(time.Now())
+	r, l := newLocalRigAt(t, clk)
+	arrived := make(chan struct{})
+	r.api.setRefuse(func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == http.MethodPatch {
+			close(arrived)
+			<-q.Context().Done()
+			return
+		}
+		io.WriteString(w, "{}")
+	})
+	r.online(true)
+	client := r.caller(CallerKubelet)
+	got := make(chan string, 1)
+	go func() {
+		resp, _ := r.do(client, "PATCH", "/api/v1/namespaces/shop/pods/p/status", strings.NewReader(`{"status":{"phase":"Running"}}`), http.Header{"Content-Type": {string(types.StrategicMergePatchType)}})
+		got <- resp.Status
+	}()
+	<-arrived
+	clk.Step(writeHeaderTimeout + time.Second)
+	if s := <-got; !strings.HasPrefix(s, "504") {
+		t.Errorf("it is answered %s", s)
+	}
+	if !r.hub.Link().State().Online {
+		t.Error("the link counts as cut: this test shows nothing")
+	}
+	o, _, err := l.Get(ownPods, "shop", "p")
+	if err != nil || o.Version.Overlay() {
+		t.Errorf("it is laid over the replica: %+v, %v", o, err)
+	}
+}
+
+// TestAcceptedAsTheLinkReturns: what is accepted in the moment in which the link
+// comes back is handed back all the same.
+func TestAcceptedAsTheLinkReturns(t *testing.T) {
+	r, l := newLocalRig(t)
+	r.api.setRefuse(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })
+	r.online(true)
+	// As if the request had been judged an instant before.
+	target := overlay.Target{Resource: core("pods"), Namespace: "shop", Name: "p"}
+	if _, err := r.hub.local.overlay.PatchStatus(target, types.StrategicMergePatchType, []byte(`{"status":{"phase":"Running"}}`)); err != nil {
+		t.Fatal(err)
+	}
+	r.hub.local.accepted()
+	for limit := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		o, _, err := l.Get(ownPods, "shop", "p")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !o.Version.Overlay() {
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatal("it stays laid over the replica")
 		}
 	}
 }

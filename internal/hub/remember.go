@@ -117,7 +117,7 @@ func (x *exchange) memory() (memo.Bucket, string) {
 		return bucketDiscovery, r.path + "?" + r.query.Encode() + " " + x.r.Header.Get("Accept")
 	case r.verb == "get" && r.subresource == "" && rememberedGets[groupResource{r.group, r.resource}] && x.as == nodeIdentity:
 		return bucketObjects, r.path
-	case r.verb == "create" && r.resource == "serviceaccounts" && r.subresource == "token" && x.caller == CallerKubelet:
+	case r.verb == "create" && r.resource == "serviceaccounts" && r.subresource == "token" && x.caller == CallerKubelet && !r.dryRun():
 		if asked, err := decodeBody[*authenticationv1.TokenRequest](x); err == nil {
 			return bucketTokens, tokenKey(r.namespace, r.name, asked)
 		}
@@ -130,7 +130,7 @@ func (x *exchange) memory() (memo.Bucket, string) {
 // (pkg/volume/csi/csi_plugin.go, initializeCSINode).
 func (x *exchange) written() (memo.Bucket, string) {
 	r := x.req
-	if x.caller != CallerKubelet || r.group != "storage.k8s.io" || r.resource != "csinodes" || r.subresource != "" {
+	if x.caller != CallerKubelet || r.group != "storage.k8s.io" || r.resource != "csinodes" || r.subresource != "" || r.dryRun() {
 		return memo.Bucket{}, ""
 	}
 	switch r.verb {

@@ -121,6 +121,10 @@ func (r request) reads() bool {
 	return r.method == http.MethodGet && (r.verb == "get" || r.verb == "list" || r.verb == "watch")
 }
 
+// dryRun says whether a write asks only what would be (any value is one, or is
+// refused by the apiserver).
+func (r request) dryRun() bool { return len(r.query["dryRun"]) > 0 }
+
 // streams says whether the answer lasts until someone ends it.
 func (r request) streams() bool {
 	return r.verb == "watch" || r.subresource == "log" && queryBool(r.query, "follow")

@@ -5,10 +5,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"mime"
 	"net/http"
 
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
@@ -22,10 +26,14 @@ import (
 )
 
 // overlaid answers a write that the node rightfully makes while it is cut off.
-// False: it is not one, and must be refused.
+// False: it is not one, and must be refused. So must one that came to no answer
+// though the link is there: what is laid over the replica then would stay.
 func (x *exchange) overlaid() bool {
 	r := x.req
 	own := x.hub.config.NodeName
+	if _, online := x.hub.local.link.Online(); online || r.dryRun() {
+		return false
+	}
 	switch {
 	case writesEvents(r):
 		x.spoolEvent()
@@ -42,7 +50,16 @@ func (x *exchange) overlaid() bool {
 	default:
 		return false
 	}
+	x.hub.local.accepted()
 	return true
+}
+
+// accepted hands back what was accepted just now if the link has come back
+// meanwhile, so that the return has not seen it.
+func (l *local) accepted() {
+	if _, online := l.link.Online(); online {
+		l.handBack()
+	}
 }
 
 // registered answers the creation of the node's own object: it is there, as the
@@ -64,7 +81,7 @@ func (x *exchange) registered() bool {
 
 func (x *exchange) spoolEvent() {
 	if x.req.verb == "patch" {
-		object, err := x.hub.local.overlay.Patch(x.req.path, x.patchType(), x.body)
+		object, err := x.hub.local.overlay.PatchEvent(x.req.path, x.patchType(), x.body)
 		if errors.Is(err, overlay.ErrNotSpooled) {
 			// Recorders then create the event anew (client-go/tools/record).
 			status := apierrors.NewNotFound(schema.GroupResource{Group: x.req.group, Resource: x.req.resource}, x.req.name).ErrStatus
@@ -75,30 +92,103 @@ func (x *exchange) spoolEvent() {
 		x.acknowledge(http.StatusOK, object, err)
 		return
 	}
-	object, err := decodeBody[runtime.Object](x)
+	object, err := x.decodeEvent()
+	var created runtime.Object
 	if err == nil {
-		object, err = x.hub.local.overlay.Create(x.req.path, object)
+		created, err = x.hub.local.overlay.CreateEvent(x.req.path, object)
 	}
-	x.acknowledge(http.StatusCreated, object, err)
+	x.acknowledge(http.StatusCreated, created, err)
 }
 
-// keepCSINode spools what kubelet says of its volume drivers, and remembers it
-// for kubelet's own next look.
+// decodeEvent reads the event to be created, which must be what its path says.
+func (x *exchange) decodeEvent() (overlay.Object, error) {
+	object, err := decodeBody[overlay.Object](x)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	want := schema.GroupVersionKind{Group: x.req.group, Version: x.req.version, Kind: "Event"}
+	if kind := object.GetObjectKind().GroupVersionKind(); kind != want {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the body is a %s, the path is for a %s", kind, want))
+	}
+	if x.req.namespace == "" {
+		return nil, apierrors.NewBadRequest("an event is created in a namespace")
+	}
+	if object.GetNamespace() == "" {
+		object.SetNamespace(x.req.namespace)
+	}
+	if object.GetNamespace() != x.req.namespace {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the event is of namespace %s, the path of %s", object.GetNamespace(), x.req.namespace))
+	}
+	return object, nil
+}
+
+var csiNodes = schema.GroupResource{Group: "storage.k8s.io", Resource: "csinodes"}
+
+// errCSINodeUnknown: the node cannot tell what the cluster has.
+var errCSINodeUnknown = errors.New("this node has not seen its CSINode")
+
+// keepCSINode keeps what kubelet says of its volume drivers, and remembers it for
+// kubelet's own next look.
 func (x *exchange) keepCSINode() {
-	object, err := decodeBody[runtime.Object](x)
-	code := http.StatusOK
-	path := x.req.path
-	if err == nil && x.req.verb == "create" {
-		code = http.StatusCreated
-		path += "/" + x.hub.config.NodeName
-		object, err = x.hub.local.overlay.Create(x.req.path, object)
-	} else if err == nil {
-		object, err = x.hub.local.overlay.Update(path, object)
+	own := x.hub.config.NodeName
+	code, path := http.StatusOK, x.req.path
+	if x.req.verb == "create" {
+		code, path = http.StatusCreated, path+"/"+own
+	}
+	var kept runtime.Object
+	object, err := x.decodeCSINode(path)
+	if err == nil {
+		kept, err = x.hub.local.overlay.DeclareCSINode(path, object)
 	}
 	if err == nil {
-		err = x.hub.local.rememberObject(path, object)
+		err = x.hub.local.rememberObject(path, kept)
 	}
-	x.acknowledge(code, object, err)
+	x.acknowledge(code, kept, err)
+}
+
+// decodeCSINode reads the node's CSINode, which must go with what is known of it.
+func (x *exchange) decodeCSINode(path string) (*storagev1.CSINode, error) {
+	object, err := decodeBody[*storagev1.CSINode](x)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	own := x.hub.config.NodeName
+	if object.Name != own {
+		// As the apiserver's admission plugin NodeRestriction has it.
+		return nil, apierrors.NewForbidden(csiNodes, object.Name, errors.New("a node has a CSINode of its own name only"))
+	}
+	known, err := x.hub.local.recall(path)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case x.req.verb == "create" && known != nil:
+		return nil, apierrors.NewAlreadyExists(csiNodes, own)
+	case x.req.verb == "create":
+	case known == nil:
+		return nil, errCSINodeUnknown
+	case object.ResourceVersion != "" && object.ResourceVersion != known.GetResourceVersion():
+		return nil, apierrors.NewConflict(csiNodes, own, fmt.Errorf("it is at version %s, not %s", known.GetResourceVersion(), object.ResourceVersion))
+	}
+	return object, nil
+}
+
+// recall is the object that the apiserver answered with last at a path; nil where
+// it has not.
+func (l *local) recall(path string) (metav1.Object, error) {
+	value, ok := l.config.Memo.Get(bucketObjects, path)
+	if !ok {
+		return nil, nil
+	}
+	var k kept
+	if err := json.Unmarshal(value, &k); err != nil {
+		return nil, fmt.Errorf("read a remembered answer: %w", err)
+	}
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(k.Body, nil, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read a remembered answer: %w", err)
+	}
+	return meta.Accessor(object)
 }
 
 // acknowledge answers a write that was accepted, or says why it was not.
@@ -126,9 +216,10 @@ func (x *exchange) patchType() types.PatchType {
 	return types.PatchType(media)
 }
 
-// sendSpooled sends one write of the overlay's spool to the apiserver.
-func (l *local) sendSpooled(ctx context.Context, w overlay.Write) (int, error) {
-	return l.write(ctx, w.Method, w.Path, wire.MediaProtobuf, w.Body)
+// handOver sends one of the overlay's writes to the apiserver.
+func (l *local) handOver(ctx context.Context, w overlay.Write) (overlay.Answer, error) {
+	code, body, err := l.send(ctx, w.Method, w.Path, w.Type, w.Body)
+	return overlay.Answer{Code: code, Body: body}, err
 }
 
 // rememberObject keeps an object as if the apiserver had answered with it.

@@ -120,8 +120,8 @@ func (m *Memo) Get(b Bucket, key string) ([]byte, bool) {
 }
 
 // Put keeps a value in the place of the key's last one, and forgets the oldest
-// of the bucket if it is full.
-func (m *Memo) Put(b Bucket, key string, value []byte) {
+// of the bucket if it is full. It returns how many those were.
+func (m *Memo) Put(b Bucket, key string, value []byte) int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.last++
@@ -136,14 +136,15 @@ func (m *Memo) Put(b Bucket, key string, value []byte) {
 		forgotten = append(forgotten, named(oldest))
 	}
 	if m.backend == nil {
-		return
+		return len(forgotten)
 	}
 	o, err := stored(key, record{Number: m.last, Value: value})
 	if err != nil {
 		m.log.Error("keep what the hub remembers", "bucket", b.Name, "error", err)
-		return
+		return len(forgotten)
 	}
 	m.backend.Keep(b.collection(), []*replica.Object{o}, forgotten)
+	return len(forgotten)
 }
 
 // Delete forgets values.

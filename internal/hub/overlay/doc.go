@@ -1,20 +1,21 @@
 // Package overlay keeps what a node rightfully writes while it is cut off: the
-// status of its own Node and of its own pods, its CSINode, and events. It is
-// applied to what the node mirrors, so that whoever reads on the node sees it,
-// and handed back once the link is there. It accepts no other write, and drops
-// none that it has accepted.
+// status of its own Node and of its own pods with what kubelet changes of their
+// labels and annotations, its CSINode, and events. It is applied to what the node
+// mirrors, so that whoever reads on the node sees it, and handed back once the link
+// is there. It accepts no other write, and drops none that it has accepted, but for
+// the oldest of more than maxSpool events, which it tells.
 //
-//	status of own node, own pods          CSINode           events
-//	        │ patch                          │                 │
-//	        ▼                                ▼                 ▼
-//	laid over the replica, at         remembered, and    spooled, the newest
-//	versions of the overlay           spooled            maxSpool of them
-//	        │                                │                 │
-//	        │        ── the link is back ──  └────────┬────────┘
-//	        ▼                                         ▼
+//	status of own node, own pods     labels and annotations,     events
+//	        │ patch                  CSINode                       │
+//	        ▼                              ▼                       ▼
+//	laid over the replica, at        declared, the last      spooled, the newest
+//	versions of the overlay          of each object          maxSpool of them
+//	        │                              │                       │
+//	        │        ── the link is back ──└───────────┬───────────┘
+//	        ▼                                          ▼
 //	lifted: the replica is the            sent to the apiserver in order;
-//	apiserver's again, watches get 410,   a refusal is final, a cut is not
-//	and kubelet writes its status anew
+//	apiserver's again, watches get 410,   a refusal is final and logged,
+//	and kubelet writes its status anew    no answer or a lost one is not
 //
 // Status need not be sent: a kubelet compares what the API has with what it knows
 // every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and

@@ -64,8 +64,8 @@ type Overlay struct {
 	mu   sync.Mutex // guards what follows, and the order of what is laid
 	n    uint64     // of the version given last
 	laid map[replica.Collection]bool
-	// draining: the spool is being sent.
-	draining bool
+	// forgotten counts the events that had to make room, since the last drain.
+	forgotten int
 }
 
 // New opens the overlay of a node.
@@ -94,15 +94,22 @@ func (o *Overlay) next() replica.Version {
 	return replica.OverlayBase + replica.Version(o.n)
 }
 
+// Object is one of Kubernetes' own.
+type Object interface {
+	runtime.Object
+	metav1.Object
+}
+
 // Target is a status that the node writes.
 type Target struct {
 	Resource        schema.GroupVersionResource
 	Namespace, Name string
 }
 
-// PatchStatus applies a patch to the status of an object of the replica and
-// returns the object after it. Errors are of apimachinery's kinds, or the
-// replica's: the write was not accepted.
+// PatchStatus applies a patch to the status of an object of the replica, and to
+// its labels and annotations as far as a write of the status changes those at an
+// apiserver. It returns the object after it. Errors are of apimachinery's kinds,
+// or the replica's: the write was not accepted.
 func (o *Overlay) PatchStatus(target Target, kind types.PatchType, patch []byte) (runtime.Object, error) {
 	if kind != types.StrategicMergePatchType {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("a cut node takes patches of its status as %s only", types.StrategicMergePatchType))
@@ -113,24 +120,31 @@ func (o *Overlay) PatchStatus(target Target, kind types.PatchType, patch []byte)
 	if err != nil {
 		return nil, err
 	}
-	old, err := decode(before)
+	shown, err := decode(before)
 	if err != nil {
 		return nil, err
 	}
-	after, err := apply(old, patch)
+	pending, err := o.pending(target.path())
 	if err != nil {
 		return nil, err
 	}
-	m := after.(metav1.Object)
-	if m.GetUID() != before.UID {
-		return nil, apierrors.NewConflict(target.Resource.GroupResource(), target.Name, fmt.Errorf("it has uid %s, not %s", before.UID, m.GetUID()))
+	old := shown.DeepCopyObject()
+	pending.applyTo(old.(metav1.Object))
+	after, err := apply(target, old, patch)
+	if err != nil {
+		return nil, err
 	}
 	changed, err := encode(after)
 	if err != nil {
 		return nil, err
 	}
-	if unchanged, err := encode(old); err == nil && bytes.Equal(unchanged, changed) {
-		return old, nil
+	if unchanged, err := encode(shown); err == nil && bytes.Equal(unchanged, changed) {
+		return shown, nil
+	}
+	if now := pending.and(old.(metav1.Object), after.(metav1.Object)); len(now.Labels)+len(now.Annotations) > 0 {
+		if err := o.declare(target.path(), declared{Metadata: &now}); err != nil {
+			return nil, err
+		}
 	}
 	if err := o.lay(collection, before, after); err != nil {
 		return nil, err
@@ -225,6 +239,11 @@ func (o *Overlay) restore(value []byte) error {
 	if err := copyStatus(base, after); err != nil {
 		return err
 	}
+	pending, err := o.pending(Target{Resource: l.Collection.Resource, Namespace: m.GetNamespace(), Name: m.GetName()}.path())
+	if err != nil {
+		return err
+	}
+	pending.applyTo(base.(metav1.Object))
 	return o.lay(l.Collection, before, base)
 }
 
@@ -248,8 +267,9 @@ func (o *Overlay) Lift() {
 }
 
 // apply patches an object and keeps of the result what a write of the status may
-// change: the status.
-func apply(old runtime.Object, patch []byte) (runtime.Object, error) {
+// change: the status, labels and annotations. The specification is passed over, as
+// the apiserver does it.
+func apply(target Target, old runtime.Object, patch []byte) (runtime.Object, error) {
 	original, err := json.Marshal(old)
 	if err != nil {
 		return nil, err
@@ -266,8 +286,12 @@ func apply(old runtime.Object, patch []byte) (runtime.Object, error) {
 	if err := copyStatus(after, object); err != nil {
 		return nil, err
 	}
-	// The uid is a precondition.
-	after.(metav1.Object).SetUID(object.(metav1.Object).GetUID())
+	to, from := after.(metav1.Object), object.(metav1.Object)
+	if err := checkMetadata(target, to, from); err != nil {
+		return nil, err
+	}
+	to.SetLabels(from.GetLabels())
+	to.SetAnnotations(from.GetAnnotations())
 	return after, nil
 }
 

@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
 // maxSpool is how many events of a cut are kept, the newest: what tells most
@@ -24,14 +25,13 @@ import (
 // recorder.
 const maxSpool = 500
 
-// bucketSpool holds writes to be sent, in the order they came.
+// bucketSpool holds events to be sent, in the order they were written last.
 var bucketSpool = memo.Bucket{Name: "spool", Max: maxSpool}
 
-// Write is one that the apiserver is to be sent.
-type Write struct {
-	Method string `json:"method"`
-	// Path of the collection, or of the object for a PUT.
-	Path string `json:"path"`
+// spooled is an event that the apiserver is to be sent.
+type spooled struct {
+	// Collection is the path it is created at.
+	Collection string `json:"collection"`
 	// Body is the object in protobuf.
 	Body []byte `json:"body"`
 }
@@ -39,12 +39,10 @@ type Write struct {
 // ErrNotSpooled: a patch of something that is not in the spool.
 var ErrNotSpooled = errors.New("the node does not hold it while it is cut off")
 
-// Create spools a new object and returns it as an apiserver would.
-func (o *Overlay) Create(path string, object runtime.Object) (runtime.Object, error) {
-	m, ok := object.(metav1.Object)
-	if !ok {
-		return nil, apierrors.NewBadRequest(fmt.Sprintf("a %T has no name", object))
-	}
+// CreateEvent spools a new event of a collection's path and returns it as an
+// apiserver would.
+func (o *Overlay) CreateEvent(path string, object Object) (runtime.Object, error) {
+	m := object
 	if m.GetName() == "" {
 		if m.GetGenerateName() == "" {
 			return nil, apierrors.NewBadRequest("the object has no name")
@@ -55,26 +53,16 @@ func (o *Overlay) Create(path string, object runtime.Object) (runtime.Object, er
 	defer o.mu.Unlock()
 	key := path + "/" + m.GetName()
 	if _, ok := o.options.Memo.Get(bucketSpool, key); ok {
-		return nil, apierrors.NewAlreadyExists(schema.GroupResource{}, m.GetName())
+		return nil, apierrors.NewAlreadyExists(schema.GroupResource{Group: object.GetObjectKind().GroupVersionKind().Group, Resource: "events"}, m.GetName())
 	}
-	if err := o.spool(key, Write{Method: http.MethodPost, Path: path}, object); err != nil {
+	if err := o.spool(key, path, object); err != nil {
 		return nil, err
 	}
 	return o.acknowledged(object), nil
 }
 
-// Update spools an object in the place of the one before.
-func (o *Overlay) Update(path string, object runtime.Object) (runtime.Object, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err := o.spool(path, Write{Method: http.MethodPut, Path: path}, object); err != nil {
-		return nil, err
-	}
-	return o.acknowledged(object), nil
-}
-
-// Patch changes an object that was created in the same cut.
-func (o *Overlay) Patch(path string, kind types.PatchType, patch []byte) (runtime.Object, error) {
+// PatchEvent changes an event, by its own path, that was created in the same cut.
+func (o *Overlay) PatchEvent(path string, kind types.PatchType, patch []byte) (runtime.Object, error) {
 	if kind != types.StrategicMergePatchType {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("a cut node takes patches as %s only", types.StrategicMergePatchType))
 	}
@@ -84,11 +72,11 @@ func (o *Overlay) Patch(path string, kind types.PatchType, patch []byte) (runtim
 	if !ok {
 		return nil, ErrNotSpooled
 	}
-	var w Write
-	if err := json.Unmarshal(value, &w); err != nil {
+	var s spooled
+	if err := json.Unmarshal(value, &s); err != nil {
 		return nil, err
 	}
-	old, _, err := scheme.Codecs.UniversalDeserializer().Decode(w.Body, nil, nil)
+	old, _, err := scheme.Codecs.UniversalDeserializer().Decode(s.Body, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -104,23 +92,27 @@ func (o *Overlay) Patch(path string, kind types.PatchType, patch []byte) (runtim
 	if err != nil {
 		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
 	}
-	if err := o.spool(path, w, object); err != nil {
+	was, is := old.(metav1.Object), object.(metav1.Object)
+	if was.GetName() != is.GetName() || was.GetNamespace() != is.GetNamespace() {
+		return nil, apierrors.NewBadRequest("the patch makes it another object")
+	}
+	if err := o.spool(path, s.Collection, object); err != nil {
 		return nil, err
 	}
 	return o.acknowledged(object), nil
 }
 
 // spool: the caller holds mu.
-func (o *Overlay) spool(key string, w Write, object runtime.Object) error {
-	var err error
-	if w.Body, err = encode(object); err != nil {
-		return err
-	}
-	value, err := json.Marshal(w)
+func (o *Overlay) spool(key, collection string, object runtime.Object) error {
+	body, err := encode(object)
 	if err != nil {
 		return err
 	}
-	o.options.Memo.Put(bucketSpool, key, value)
+	value, err := json.Marshal(spooled{Collection: collection, Body: body})
+	if err != nil {
+		return err
+	}
+	o.forgotten += o.options.Memo.Put(bucketSpool, key, value)
 	return nil
 }
 
@@ -135,41 +127,50 @@ func (o *Overlay) acknowledged(object runtime.Object) runtime.Object {
 	return object
 }
 
-// Waiting is how many writes the apiserver has yet to be sent.
-func (o *Overlay) Waiting() int { return len(o.options.Memo.All(bucketSpool)) }
-
-// Drain sends what was spooled, in order. send returns the apiserver's code; an
-// error is no answer, which ends the draining: the rest stays for the next time.
-func (o *Overlay) Drain(ctx context.Context, send func(context.Context, Write) (int, error)) error {
-	o.mu.Lock()
-	if o.draining {
-		o.mu.Unlock()
+// drainEvent sends one event. Nil: nothing more is to be done for it.
+func (o *Overlay) drainEvent(ctx context.Context, send Sender, key string, value []byte) error {
+	var s spooled
+	if err := json.Unmarshal(value, &s); err != nil {
+		o.options.Logger.Error("read an event that is to be sent", "event", key, "error", err)
 		return nil
 	}
-	o.draining = true
-	o.mu.Unlock()
-	defer func() {
-		o.mu.Lock()
-		o.draining = false
-		o.mu.Unlock()
-	}()
-	for _, e := range o.options.Memo.All(bucketSpool) {
-		var w Write
-		if err := json.Unmarshal(e.Value, &w); err != nil {
-			o.options.Logger.Error("read what is to be sent", "write", e.Key, "error", err)
-			o.options.Memo.Delete(bucketSpool, e.Key)
-			continue
-		}
-		code, err := send(ctx, w)
-		switch {
-		case err != nil:
-			return fmt.Errorf("send %s %s: %w", w.Method, e.Key, err)
-		case code == http.StatusTooManyRequests || code >= http.StatusInternalServerError:
-			return fmt.Errorf("send %s %s: the apiserver answered %d", w.Method, e.Key, code)
-		case code >= http.StatusBadRequest && code != http.StatusConflict:
-			o.options.Logger.Warn("the apiserver refuses what the node wrote while it was cut off", "write", e.Key, "code", code)
-		}
-		o.options.Memo.Delete(bucketSpool, e.Key)
+	answer, err := ask(ctx, send, Write{Method: http.MethodPost, Path: s.Collection, Type: wire.MediaProtobuf, Body: s.Body})
+	if err != nil {
+		return err
 	}
-	return nil
+	if answer.Code != http.StatusConflict {
+		o.refused(key, answer)
+		return nil
+	}
+	// It is there from an attempt whose answer was lost, and may have been counted
+	// up here since.
+	body, err := content(s.Body)
+	if err != nil {
+		o.options.Logger.Error("read an event that is to be sent", "event", key, "error", err)
+		return nil
+	}
+	answer, err = ask(ctx, send, Write{Method: http.MethodPatch, Path: key, Type: string(types.MergePatchType), Body: body})
+	if err == nil {
+		o.refused(key, answer)
+	}
+	return err
+}
+
+// content is a merge patch that makes another object like this one, but for its
+// metadata.
+func content(body []byte) ([]byte, error) {
+	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	whole, err := json.Marshal(object)
+	if err != nil {
+		return nil, err
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(whole, &fields); err != nil {
+		return nil, err
+	}
+	delete(fields, "metadata")
+	return json.Marshal(fields)
 }
