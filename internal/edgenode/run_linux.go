@@ -28,6 +28,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/netwatch"
 	"github.com/edgewright/terraform-provider-edge/internal/podnet"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
+	"github.com/edgewright/terraform-provider-edge/internal/timekeep"
 )
 
 // RunOptions of Run. Dir is required.
@@ -48,6 +49,9 @@ const (
 
 // hubDir below the node's data is where the hub keeps its replica of the API.
 const hubDir = "hub"
+
+// clockFile below the node's data tells the last time seen; see timekeep.
+const clockFile = "clock"
 
 // Run is the node daemon. It must be started inside of the node's namespaces,
 // which Up does. It returns nil when ctx ends and leaves its children running;
@@ -95,6 +99,7 @@ type node struct {
 	connected atomic.Bool
 	hub       atomic.Pointer[hub.Hub]     // nil until it serves
 	linkMoved chan struct{}               // the hub judges the link otherwise
+	clock     *timekeep.Keeper            // of the machine
 	agent     atomic.Pointer[agent.Agent] // nil until there is one
 }
 
@@ -158,6 +163,15 @@ func (n *node) run(ctx context.Context) error {
 	g.Go(func() error { return supervise.WatchParent(ctx, n.log, nil) })
 	g.Go(func() error { return n.keepOwner(ctx) })
 	g.Go(func() error { memory.Keep(ctx, memory.Node); return nil })
+	// Before anything asks whether a certificate is valid yet.
+	clock, err := timekeep.New(timekeep.Options{
+		Path: filepath.Join(n.dir, dataDir, clockFile), Set: timekeep.SetMachine, Logger: n.log.With("part", "clock"),
+	})
+	if err != nil {
+		n.log.Warn("whether the clock is behind is not known", "error", err)
+	}
+	n.clock = clock
+	g.Go(func() error { clock.Run(ctx); return nil })
 
 	engine, err := n.startRuntime(ctx, g)
 	if err != nil {
@@ -340,7 +354,7 @@ func (n *node) startHub(ctx context.Context, g *errgroup.Group, id *identity, lo
 		NodeCertificate: n.certificate(nodeCertFile), HubCertificate: n.certificate(hubCertFile),
 		KubernetesEndpoint: endpoint, DataDir: filepath.Join(n.dir, dataDir, hubDir), Logger: n.log.With("part", "hub"),
 		PodCertificate: cachedCertificate(local.store.CertFile(localAPI), local.store.KeyFile(localAPI)), RootCA: string(local.ca.PEM()),
-		Pool: n.spec.Pool, RenewWindow: enroll.RenewWindow,
+		Pool: n.spec.Pool, RenewWindow: enroll.RenewWindow, ClockFault: n.clock.Fault,
 		OnLink: func() {
 			select {
 			case n.linkMoved <- struct{}{}:

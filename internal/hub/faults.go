@@ -68,6 +68,11 @@ func (h *Hub) Faults() []Fault {
 		faults = append(faults, Fault{FaultCache, "no token is kept for pods " + strings.Join(missing[:min(len(missing), 5)], ", ") +
 			": they would not start again in a cut; their kubelet asks within the hour"})
 	}
+	if h.config.ClockFault != nil {
+		if why := h.config.ClockFault(); why != "" {
+			faults = append(faults, Fault{FaultClock, why})
+		}
+	}
 	return slices.Clip(h.certificateFaults(faults))
 }
 
@@ -85,7 +90,7 @@ func (h *Hub) certificateFaults(faults []Fault) []Fault {
 	life := leaf.NotAfter.Sub(leaf.NotBefore)
 	horizon := min(certificateHorizon, life/6)
 	switch {
-	case now.Before(leaf.NotBefore):
+	case now.Before(leaf.NotBefore) && !slices.ContainsFunc(faults, func(f Fault) bool { return f.Reason == FaultClock }):
 		faults = append(faults, Fault{FaultClock, fmt.Sprintf("the clock shows %s, before the node's certificate begins", now.UTC().Format(time.RFC3339))})
 	case now.After(leaf.NotAfter.Add(-horizon)):
 		return append(faults, Fault{FaultCertificate, "the node's certificate ends " + leaf.NotAfter.UTC().Format(time.RFC3339)})

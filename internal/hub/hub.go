@@ -92,6 +92,8 @@ type Config struct {
 	// RenewWindow is for how long after its end the node's certificate can still be
 	// renewed.
 	RenewWindow time.Duration
+	// ClockFault says why the machine's clock cannot be right, or is "". May be nil.
+	ClockFault func() string
 	// Logger of the hub; slog.Default where nil.
 	Logger *slog.Logger
 	// Clock judges certificates and times requests out; real time where nil.

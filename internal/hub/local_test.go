@@ -443,6 +443,34 @@ func TestHonestWrites(t *testing.T) {
 	}
 }
 
+// TestClockFault: a clock that is behind what the node has seen is told once, and
+// by what is known best.
+func TestClockFault(t *testing.T) {
+	clk := testingclock.NewFakeClock(time.Unix(0, 0))
+	r, _ := newLocalRigAt(t, clk)
+	clocks := func() (out []string) {
+		for _, f := range r.hub.Faults() {
+			if f.Reason == FaultClock {
+				out = append(out, f.Message)
+			}
+		}
+		return out
+	}
+	if got := clocks(); len(got) != 1 || !strings.Contains(got[0], "before the node's certificate begins") {
+		t.Errorf("in 1970: %v", got)
+	}
+	why := "it is behind"
+	r.hub.config.ClockFault = func() string { return why }
+	if got := clocks(); len(got) != 1 || got[0] != why {
+		t.Errorf("behind the last time seen: %v", got)
+	}
+	clk.SetTime(time.Now())
+	why = ""
+	if got := clocks(); len(got) != 0 {
+		t.Errorf("today: %v", got)
+	}
+}
+
 // TestWriteWithoutAnswer: a write that an apiserver does not answer, though the link
 // is there, is not laid over the replica, where nothing would lift it.
 func TestWriteWithoutAnswer(t *testing.T) {
