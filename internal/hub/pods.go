@@ -136,20 +136,19 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	x := exchange{hub: l.hub, w: w, r: r, req: req, as: hubIdentity}
-	if !req.isResource() {
-		if r.Method != http.MethodGet || !discovery(req.path) || !x.remembered() {
+	if r.Method == http.MethodGet && !req.isResource() && discovery(req.path) {
+		// Whoever the apiserver knows may read these.
+		if !x.remembered() {
 			codec.WriteStatus(w, x.cut())
 		}
 		return
 	}
-	if !req.reads() || req.subresource != "" {
-		// Whether it may is the apiserver's to say.
-		codec.WriteStatus(w, x.cut())
+	if err := l.allowed(who, req); err != nil {
+		codec.WriteStatus(w, forbidden(req, err.Error()))
 		return
 	}
-	if err := l.allowed(who, req); err != nil {
-		s := forbidden(req, err.Error())
-		codec.WriteStatus(w, s)
+	if !req.reads() || !req.isResource() || req.subresource != "" {
+		codec.WriteStatus(w, x.cut())
 		return
 	}
 	served := l.server.Serve(r.Context(), w, serve.Request{

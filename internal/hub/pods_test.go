@@ -213,9 +213,9 @@ func TestPodsThroughACut(t *testing.T) {
 		{"GET", "/api/v1/namespaces/shop/secrets/other", 503}, // allowed, and not there
 		{"GET", "/api/v1/namespaces/shop/pods", 503},          // allowed, and the node holds a part only
 		{"POST", "/api/v1/namespaces/shop/configmaps", 503},
-		{"DELETE", "/api/v1/namespaces/shop/pods/p", 503},
-		{"GET", "/api/v1/namespaces/shop/pods/p/log", 503},
-		{"GET", "/metrics", 503},
+		{"DELETE", "/api/v1/namespaces/shop/pods/p", 403},
+		{"GET", "/api/v1/namespaces/shop/pods/p/log", 403},
+		{"GET", "/metrics", 403},
 		{"GET", "/readyz", 503},
 	} {
 		if code, body := ask(t, client, c.method, url+c.path, token); code != c.want {

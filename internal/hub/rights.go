@@ -37,32 +37,56 @@ type rights struct {
 	// what has none.
 	Own   []authorizationv1.ResourceRule `json:"own,omitempty"`
 	Every []authorizationv1.ResourceRule `json:"every,omitempty"`
+	// Paths are those outside of the API's resources.
+	Paths []authorizationv1.NonResourceRule `json:"paths,omitempty"`
+	// Incomplete: there may be more, which the apiserver cannot list.
+	Incomplete bool `json:"incomplete,omitempty"`
 }
 
-// allowed says whether a pod may read what it asks for: never more than the
-// apiserver said it may, and nothing where it never said.
+// allowed says whether a pod may do what it asks for. A read is allowed where the
+// apiserver said so, and nothing where it never said. Whatever else it asks for is
+// refused where the apiserver's word is that it may not; where it is not known, to
+// say so is the apiserver's.
 func (l *local) allowed(who serviceAccount, r request) error {
 	value, ok := l.config.Memo.Get(bucketRights, who.String())
 	if !ok {
+		if !r.reads() {
+			return nil
+		}
 		return fmt.Errorf("the node does not know what %s may do", who)
 	}
 	var known rights
 	if err := json.Unmarshal(value, &known); err != nil {
 		return fmt.Errorf("rights of %s: %w", who, err)
 	}
-	if !known.allow(who, r) {
-		return fmt.Errorf("%s may not %s %s", who, r.verb, r.resourceName())
+	if known.allow(who, r) || known.Incomplete && !r.reads() {
+		return nil
 	}
-	return nil
+	if !r.isResource() {
+		return fmt.Errorf("%s may not %s %s", who, strings.ToLower(r.method), r.path)
+	}
+	return fmt.Errorf("%s may not %s %s", who, r.verb, r.resourceName())
 }
 
 func (k rights) allow(who serviceAccount, r request) bool {
+	if !r.isResource() {
+		return slices.ContainsFunc(k.Paths, func(rule authorizationv1.NonResourceRule) bool {
+			return has(rule.Verbs, strings.ToLower(r.method)) && slices.ContainsFunc(rule.NonResourceURLs, func(path string) bool {
+				prefix, all := strings.CutSuffix(path, "*")
+				return path == r.path || all && strings.HasPrefix(r.path, prefix)
+			})
+		})
+	}
 	name := r.name
 	if name == "" {
 		name = exactName(r.query)
 	}
+	resource := r.resource
+	if r.subresource != "" {
+		resource += "/" + r.subresource
+	}
 	match := func(rule authorizationv1.ResourceRule) bool {
-		return has(rule.Verbs, r.verb) && has(rule.APIGroups, r.group) && has(rule.Resources, r.resource) &&
+		return has(rule.Verbs, r.verb) && has(rule.APIGroups, r.group) && (has(rule.Resources, resource) || slices.Contains(rule.Resources, "*/"+r.subresource)) &&
 			(len(rule.ResourceNames) == 0 || slices.Contains(rule.ResourceNames, name))
 	}
 	if slices.ContainsFunc(k.Every, match) {
@@ -81,14 +105,14 @@ func (l *local) learnRights(ctx context.Context, post func(ctx context.Context, 
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		var known rights
-		var err error
-		if known.Own, err = askRights(ctx, post, token, who.namespace); err == nil {
-			known.Every, err = askRights(ctx, post, token, everyNamespace)
-		}
+		own, err := askRights(ctx, post, token, who.namespace)
 		var value []byte
 		if err == nil {
-			value, err = json.Marshal(known)
+			var every authorizationv1.SubjectRulesReviewStatus
+			if every, err = askRights(ctx, post, token, everyNamespace); err == nil {
+				known := rights{Own: own.ResourceRules, Every: every.ResourceRules, Paths: every.NonResourceRules, Incomplete: own.Incomplete || every.Incomplete}
+				value, err = json.Marshal(known)
+			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("what %s may do: %w", who, err))
@@ -101,31 +125,20 @@ func (l *local) learnRights(ctx context.Context, post func(ctx context.Context, 
 	return errors.Join(errs...)
 }
 
-func askRights(ctx context.Context, post func(context.Context, string, string, []byte) ([]byte, error), token, namespace string) ([]authorizationv1.ResourceRule, error) {
+func askRights(ctx context.Context, post func(context.Context, string, string, []byte) ([]byte, error), token, namespace string) (authorizationv1.SubjectRulesReviewStatus, error) {
+	var review authorizationv1.SelfSubjectRulesReview
 	body, err := json.Marshal(authorizationv1.SelfSubjectRulesReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: "authorization.k8s.io/v1", Kind: "SelfSubjectRulesReview"},
 		Spec:     authorizationv1.SelfSubjectRulesReviewSpec{Namespace: namespace},
 	})
 	if err != nil {
-		return nil, err
+		return review.Status, err
 	}
 	answer, err := post(ctx, token, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", body)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = json.Unmarshal(answer, &review)
 	}
-	var review authorizationv1.SelfSubjectRulesReview
-	if err := json.Unmarshal(answer, &review); err != nil {
-		return nil, err
-	}
-	// Of an incomplete review what it lists is allowed all the same. Only reads
-	// are ever asked about.
-	var reads []authorizationv1.ResourceRule
-	for _, rule := range review.Status.ResourceRules {
-		if has(rule.Verbs, "get") || has(rule.Verbs, "list") || has(rule.Verbs, "watch") {
-			reads = append(reads, rule)
-		}
-	}
-	return reads, nil
+	return review.Status, err
 }
 
 // accounts are the service accounts of the node's pods, each with a token for
