@@ -53,15 +53,16 @@ func (e *DialError) Error() string {
 // Unwrap returns Err.
 func (e *DialError) Unwrap() error { return e.Err }
 
-// Dial connects to a target of the node through its session. It never waits for
-// a session (ErrNotConnected) and never longer than tunnel.GatewayDialTimeout.
-// Errors are *DialError. The connection has CloseWrite; an audit line is logged
-// when it is closed.
+// Dial connects to a target of the node through its session. It waits for one
+// only if the node lost its last within returnGrace (else ErrNotConnected), and
+// for the node's answer never longer than tunnel.GatewayDialTimeout. Errors are
+// *DialError. The connection has CloseWrite; an audit line is logged when it is
+// closed.
 func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, error) {
 	a := g.audit("gateway", t.kind.String(), t.String())
 	a.node = node
 	g.dials.Add()
-	d, w, err := g.open(node, t, 0)
+	d, w, err := g.open(ctx, node, t, 0)
 	a.over = w.over
 	if err == nil {
 		if err = g.await(ctx, d, w, t); err != nil {
@@ -92,12 +93,12 @@ type way struct {
 
 // open begins a dial and counts it in the way's streams, which the caller ends.
 // On error nothing is counted.
-func (g *Gateway) open(node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, way, error) {
+func (g *Gateway) open(ctx context.Context, node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, way, error) {
 	h := tunnel.Header{Kind: t.kind, Flags: flags, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
 	if t.kind == tunnel.KindTCP {
 		h.Target = t.addr.String()
 	}
-	d, w, err := g.openHeader(node, h, forwardHops)
+	d, w, err := g.openHeader(ctx, node, h, forwardHops)
 	if err != nil {
 		return nil, way{}, &DialError{node, t, err}
 	}
@@ -110,8 +111,8 @@ const forwardHops = 2
 
 // openHeader begins a dial at the node's session or, with hops left, at the
 // gateway that holds it.
-func (g *Gateway) openHeader(node string, h tunnel.Header, hops uint8) (*tunnel.Dialed, way, error) {
-	s, l, far, err := g.lookup(node)
+func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, hops uint8) (*tunnel.Dialed, way, error) {
+	s, l, far, err := g.find(ctx, node)
 	if err != nil {
 		return nil, way{}, err
 	}

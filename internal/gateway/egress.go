@@ -109,7 +109,7 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 	if optimistic {
 		flags = tunnel.FlagOptimistic
 	}
-	d, w, err := g.open(rt.node, rt.target, flags)
+	d, w, err := g.open(ctx, rt.node, rt.target, flags)
 	a.over = w.over
 	if err != nil {
 		g.answer(c, err)

@@ -63,6 +63,7 @@ type Gateway struct {
 	members  membership
 	links    map[*link]struct{}
 	dialers  map[string]context.CancelFunc // of links to the listed gateways
+	departed map[string]*departure         // by node
 	epoch    uint64
 	draining bool // takes no sessions
 	refusing bool // takes no dials either
@@ -93,6 +94,7 @@ func New(cfg Config) (*Gateway, error) {
 		all:        map[*session]struct{}{},
 		links:      map[*link]struct{}{},
 		dialers:    map[string]context.CancelFunc{},
+		departed:   map[string]*departure{},
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.events = newEventQueue(cfg.OnSession)
@@ -305,6 +307,7 @@ func (g *Gateway) register(s *session) (old *session, ok bool) {
 	if old == nil {
 		g.held.Add()
 	}
+	g.settledLocked(s.node)
 	g.events.push(event{s.node, true, s.since})
 	g.changedLocked(s.node)
 	return old, true

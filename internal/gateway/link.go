@@ -355,7 +355,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	d, w, err := g.openHeader(f.Node, h, f.Hops)
+	d, w, err := g.openHeader(ctx, f.Node, h, f.Hops)
 	if err != nil {
 		tunnel.Refuse(st, forwardFailure(err))
 		a.end(tunnel.Spliced{Err: err})

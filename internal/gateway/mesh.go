@@ -205,12 +205,19 @@ func (l *link) wakeUp() {
 	}
 }
 
-// announceLocked tells OnSession whether anybody holds the node, if that has
-// changed.
+// announceLocked tells OnSession, and dials that wait for the node, whether
+// anybody holds it, if that has changed.
 func (g *Gateway) announceLocked(node string, before bool) {
-	if now := g.heldLocked(node); now != before {
-		g.events.push(event{node, now, g.cfg.Clock()})
+	now := g.heldLocked(node)
+	if now == before {
+		return
 	}
+	if now {
+		g.settledLocked(node)
+	} else {
+		g.departedLocked(node)
+	}
+	g.events.push(event{node, now, g.cfg.Clock()})
 }
 
 func (g *Gateway) heldLocked(node string) bool {
