@@ -15,7 +15,7 @@ import (
 // second, a full queue or a firewall reload would cut every session.
 //
 // It embeds the socket, so that quic-go still finds what it needs for segmentation
-// offload, ECN and batched reads.
+// offload and ECN. On Linux it reads what the kernel has put together (ReadBatch).
 type UDPConn struct {
 	*net.UDPConn
 
@@ -23,6 +23,7 @@ type UDPConn struct {
 	fault func() error
 
 	lost *SendErrors
+	gro  *groReader // made by the first read
 }
 
 // SendErrors counts what send errors have lost, on however many sockets. The zero

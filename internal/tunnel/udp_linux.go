@@ -1,0 +1,118 @@
+package tunnel
+
+import (
+	"encoding/binary"
+	"net"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// groBatch is how many reads of the kernel one system call makes, as many as
+	// quic-go's own (batchSize in sys_conn_oob.go, v0.65.0): a gateway's socket
+	// has the packets of many nodes, which the kernel cannot put together.
+	groBatch = 8
+	// groBuffer holds the most the kernel puts into one read: an IP packet's
+	// length is 16 bits. Only what is read becomes resident.
+	groBuffer = 1 << 16
+	// groOOB is quic-go's size (oobBufferSize) and what the segment size takes.
+	groOOB = 128 + 24
+)
+
+// groReader reads packets that the kernel has put together (UDP_GRO, udp(7)):
+// one walk through the network stack for up to 64 packets of one sender, where
+// most of the processor time of a fast transfer goes. It hands them out one by
+// one. Not for two readers at once; quic-go has one for each socket.
+type groReader struct {
+	conn  *ipv4.PacketConn // reads IPv6 as well; see quic-go
+	plain bool             // the kernel is older than 5.0
+
+	all    []ipv4.Message // the buffers
+	read   []ipv4.Message // of all, what was read and is not yet handed out
+	offset int            // in bytes, of what is not handed out in the first of read
+	size   int            // in bytes, of the packets in the first of read
+}
+
+func newGROReader(c *net.UDPConn) *groReader {
+	r := &groReader{conn: ipv4.NewPacketConn(c), plain: true}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return r // closed: the read says so
+	}
+	if err := raw.Control(func(fd uintptr) {
+		r.plain = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) != nil
+	}); err != nil || r.plain {
+		return r
+	}
+	r.all = make([]ipv4.Message, groBatch)
+	for i := range r.all {
+		r.all[i].Buffers = [][]byte{make([]byte, groBuffer)}
+		r.all[i].OOB = make([]byte, groOOB)
+	}
+	return r
+}
+
+// ReadBatch is what quic-go reads with: it fills ms, whose messages have one
+// buffer each, and returns how many it has filled, at least one. A packet that is
+// larger than its buffer is cut, as by the kernel.
+func (c *UDPConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
+	if c.gro == nil {
+		c.gro = newGROReader(c.UDPConn)
+	}
+	return c.gro.readBatch(ms, flags)
+}
+
+func (r *groReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
+	if r.plain {
+		return r.conn.ReadBatch(ms, flags)
+	}
+	if len(r.read) == 0 {
+		n, err := r.conn.ReadBatch(r.all, flags)
+		if n == 0 || err != nil {
+			return n, err
+		}
+		r.read = r.all[:n]
+	}
+	n := 0
+	for ; n < len(ms) && len(r.read) > 0; n++ {
+		r.next(&ms[n])
+	}
+	return n, nil
+}
+
+// next hands out one packet of what was read.
+func (r *groReader) next(to *ipv4.Message) {
+	from := &r.read[0]
+	if r.offset == 0 {
+		r.size, from.NN = takeSegmentSize(from.OOB[:from.NN])
+		if r.size == 0 {
+			r.size = from.N
+		}
+	}
+	packet := from.Buffers[0][r.offset:min(r.offset+r.size, from.N)]
+	to.N, to.NN = copy(to.Buffers[0], packet), copy(to.OOB, from.OOB[:from.NN])
+	to.Addr, to.Flags = from.Addr, from.Flags
+	r.offset += len(packet)
+	if r.offset >= from.N {
+		r.read, r.offset = r.read[1:], 0
+	}
+}
+
+// takeSegmentSize takes the size of the packets that were put together out of
+// control messages, and returns it and how long the messages are without it: what
+// is left fits the buffer of who asked, as without GRO. 0: it was one packet.
+func takeSegmentSize(oob []byte) (size, n int) {
+	for rest := oob; len(rest) > 0; {
+		h, data, next, err := unix.ParseOneSocketControlMessage(rest)
+		if err != nil {
+			return 0, len(oob) // who asked finds the same
+		}
+		if h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4 {
+			at := len(oob) - len(rest)
+			return max(0, int(int32(binary.NativeEndian.Uint32(data)))), at + copy(oob[at:], next)
+		}
+		rest = next
+	}
+	return 0, len(oob)
+}
