@@ -151,8 +151,7 @@ func (s *session) run(ctx context.Context) {
 	defer cancel()
 	wg.Go(func() { s.controlLoop() })
 	wg.Go(func() { s.pokeLoop(ctx) })
-	wg.Go(func() { s.padLoop(ctx) })
-	wg.Go(func() { s.beatLoop(ctx) })
+	wg.Go(func() { s.speakLoop(ctx) })
 	wg.Go(func() { s.aliveLoop(ctx) })
 	wg.Go(func() { s.roamLoop(ctx) })
 	var err error
@@ -246,27 +245,36 @@ func (s *session) take(kind string, doc []byte) {
 	}
 }
 
-// padLead is by how much padLoop is ahead of QUIC's own keepalive, which then has
-// nothing to do.
-const padLead = 500 * time.Millisecond
-
-// padLoop keeps the session alive.
-func (s *session) padLoop(ctx context.Context) {
-	tick := time.NewTicker(tunnel.KeepAlive - padLead)
+// speakLoop keeps the session alive and tells the gateway how the node is: at
+// first, after a Beat and then with every other sign of life.
+func (s *session) speakLoop(ctx context.Context) {
+	tick := time.NewTicker(tunnel.SignOfLife)
 	defer tick.Stop()
-	for {
+	for beat := true; ; {
+		if err := s.control.Send(s.signOfLife(beat)); err != nil {
+			s.sess.Close(tunnel.CloseProtocol, err.Error())
+			return
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-s.sess.Done():
 			return
+		case <-s.beat:
+			beat = true
+			tick.Reset(tunnel.SignOfLife)
 		case <-tick.C:
-		}
-		if err := s.control.Send(tunnel.Pad{}); err != nil {
-			s.sess.Close(tunnel.CloseProtocol, err.Error())
-			return
+			beat = !beat
 		}
 	}
+}
+
+// signOfLife is a heartbeat if it is time for one and there is a source of them.
+func (s *session) signOfLife(beat bool) tunnel.Message {
+	if beat && s.a.cfg.Heartbeat != nil {
+		return s.a.cfg.Heartbeat()
+	}
+	return tunnel.Pad{}
 }
 
 // pokeLoop pings for a while after each Poke.
@@ -294,31 +302,6 @@ func (s *session) pokeLoop(ctx context.Context) {
 		left--
 		if !s.ping(n) {
 			return
-		}
-	}
-}
-
-// beatLoop tells the gateway how the node is.
-func (s *session) beatLoop(ctx context.Context) {
-	if s.a.cfg.Heartbeat == nil {
-		return
-	}
-	tick := time.NewTicker(tunnel.HeartbeatInterval)
-	defer tick.Stop()
-	for {
-		if err := s.control.Send(s.a.cfg.Heartbeat()); err != nil {
-			// As in pokeLoop.
-			s.sess.Close(tunnel.CloseProtocol, err.Error())
-			return
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-s.sess.Done():
-			return
-		case <-s.beat:
-			tick.Reset(tunnel.HeartbeatInterval)
-		case <-tick.C:
 		}
 	}
 }

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,10 +41,11 @@ const (
 	TypePad       MessageType = 14
 )
 
-// Pad is skipped by who receives it. An agent sends one in place of QUIC's own
-// keepalive, whose packet is too small to be answered with a stateless reset
-// (quic-go answers none below 43 bytes, lest two ends reset each other for ever):
-// so a gateway that was killed and started again is noticed within KeepAlive.
+// Pad is skipped by who receives it. An agent sends one, or a Heartbeat that is as
+// large, every SignOfLife in place of QUIC's own keepalive, whose packet is too
+// small to be answered with a stateless reset (quic-go answers none below 43
+// bytes, lest two ends reset each other for ever): so a gateway that was killed
+// and started again is noticed within KeepAlive.
 type Pad struct{}
 
 // padding makes the packet of a Pad large enough whatever the connection IDs.
@@ -180,6 +182,9 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 		if body, err = json.Marshal(m); err != nil {
 			return b, fmt.Errorf("control message %d: %w", m.Type(), err)
 		}
+		if m.Type() == TypeHeartbeat { // which stands for a Pad
+			body = padded(body)
+		}
 	}
 	if len(body) > MaxControlMessage {
 		return b, fmt.Errorf("control message %d: %d bytes are more than the %d allowed", m.Type(), len(body), MaxControlMessage)
@@ -187,6 +192,11 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 	b = quicvarint.Append(b, uint64(m.Type()))
 	b = quicvarint.Append(b, uint64(len(body)))
 	return append(b, body...), nil
+}
+
+// padded is JSON as long as the body of a Pad.
+func padded(body []byte) []byte {
+	return append(body, bytes.Repeat([]byte{' '}, max(0, padding-len(body)))...)
 }
 
 // ErrCriticalMessage is an unknown control message that may not be skipped.

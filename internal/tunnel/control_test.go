@@ -122,3 +122,18 @@ func FuzzReadMessage(f *testing.F) {
 		}
 	})
 }
+
+// A heartbeat that says nothing is as good a sign of life as a Pad.
+func TestHeartbeatIsAsLargeAsAPad(t *testing.T) {
+	pad, err := AppendMessage(nil, Pad{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	beat, err := AppendMessage(nil, Heartbeat{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(beat) < len(pad) {
+		t.Errorf("%d bytes, a Pad has %d", len(beat), len(pad))
+	}
+}

@@ -9,10 +9,10 @@ import (
 	"unicode/utf8"
 )
 
-// HeartbeatInterval is how often an agent says how its node is: as often as a
-// kubelet renews its lease by itself (a quarter of 40 s), so that a node's lease
-// is no older than where the kubelet writes it.
-const HeartbeatInterval = 10 * time.Second
+// HeartbeatInterval is how often an agent says how its node is: about as often as
+// a kubelet renews its lease by itself (a quarter of 40 s), and every other sign
+// of life, so that it costs no packet of its own.
+const HeartbeatInterval = 2 * SignOfLife
 
 // Heartbeat says, for as long as the session lives, whether the node's kubelet
 // does and whether the node could be without the cloud. The gateway's side

@@ -14,6 +14,9 @@ const (
 	// forget a UDP mapping. It is 60 to 70 bytes with IP and UDP, and as much
 	// back: some 1.9 MB a day for a node that does nothing else.
 	KeepAlive = 6 * time.Second
+	// SignOfLife is how often an agent says something whatever there is to say:
+	// ahead of QUIC's own keepalive, which then has nothing to do. See Pad.
+	SignOfLife = KeepAlive - 500*time.Millisecond
 	// IdleTimeout ends a session that heard nothing. It is what a silent cut
 	// takes to be noticed: a node counts as cut off 20 s after its last session,
 	// and neither can begin before a dead session is known to be one. A shorter
