@@ -319,10 +319,11 @@ func decode(o *replica.Object) (runtime.Object, error) {
 	return object, nil
 }
 
+// encode returns bytes without the room that the buffer has grown: they are kept.
 func encode(o runtime.Object) ([]byte, error) {
 	var b bytes.Buffer
 	if err := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme).Encode(o, &b); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return bytes.Clone(b.Bytes()), nil
 }
