@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -183,14 +184,27 @@ func (w *world) run(args ...string) string {
 
 func (w *world) gatewayDir(id string) string { return filepath.Join(w.dir, "gw-"+id) }
 
+// freePort returns a port that is free for UDP and TCP, below those that the kernel
+// gives to outgoing connections: a gateway may be down for a while and has to find
+// its port free when it is back.
 func freePort(t *testing.T) int {
 	t.Helper()
-	pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 10_000 + rand.IntN(10_000)
+		pc, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err != nil {
+			continue
+		}
+		ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		pc.Close()
+		if err != nil {
+			continue
+		}
+		ln.Close()
+		return port
 	}
-	defer pc.Close()
-	return pc.LocalAddr().(*net.UDPAddr).Port
+	t.Fatal("no port of 100 between 10000 and 19999 is free")
+	return 0
 }
 
 // gatewayProcess is a running `edge gateway run`.
