@@ -7,6 +7,7 @@ package memory
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -26,6 +27,9 @@ type Policy struct {
 	// FreeLeast is how many bytes must be there to give back for a collection to be
 	// worth it, besides freePart.
 	FreeLeast uint64
+	// Program: with that, pages of the program that only a busy moment needs are
+	// let go of; see releaseProgram.
+	Program bool
 }
 
 // Gateway is a gateway's policy. Nearly all of its heap is sessions, which live long,
@@ -44,7 +48,7 @@ var Gateway = Policy{
 // first fill, and a component's start; a collection takes some 20 ms of a core.
 var Node = Policy{
 	Look: time.Second, Rest: time.Minute,
-	Room: 3 << 20, MinPercent: 25, MaxPercent: 50, FreeLeast: 1 << 20,
+	Room: 3 << 20, MinPercent: 25, MaxPercent: 50, FreeLeast: 1 << 20, Program: true,
 }
 
 const (
@@ -59,7 +63,14 @@ const (
 
 // Keep keeps to a policy until ctx ends. GOGC in the environment is left in force.
 func Keep(ctx context.Context, p Policy) {
-	k := keeper{policy: p, read: readUsage, free: freeMemory}
+	k := keeper{policy: p, read: readUsage, free: freeMemory, release: func() {}}
+	if p.Program {
+		k.release = func() {
+			if err := releaseProgram(); err != nil {
+				slog.Debug("pages of the program are kept", "error", err)
+			}
+		}
+	}
 	if os.Getenv("GOGC") == "" {
 		k.set = func(percent int) { debug.SetGCPercent(percent) }
 	}
@@ -111,9 +122,13 @@ type keeper struct {
 	read   func() usage
 	set    func(percent int) // nil: it is not ours to set
 	free   func()
+	// release lets go of the program.
+	release func()
 
+	busy      bool   // since the last release
 	percent   int    // as set; 0: not yet
 	allocated uint64 // at the last look
+	looked    time.Time
 	freed     time.Time
 }
 
@@ -125,17 +140,26 @@ func (k *keeper) look(now time.Time) (rest bool) {
 		k.set(p)
 		k.percent = p
 	}
-	quiet := u.allocated-k.allocated < u.live/quietPart
-	k.allocated = u.allocated
+	allocated, looks := u.allocated-k.allocated, max(1, now.Sub(k.looked)/k.policy.Look)
+	quiet := allocated < u.live/quietPart
+	k.allocated, k.looked = u.allocated, now
+	// However much of little has come together since the last look.
+	k.busy = k.busy || allocated/uint64(looks) >= u.live/quietPart
 	spare := int64(u.objects) + int64(u.free) - int64(u.live) //nolint:gosec // sizes of memory
-	if spare <= int64(max(u.live/freePart, k.policy.FreeLeast)) {
-		return quiet
-	}
-	if quiet && now.Sub(k.freed) >= freeEvery {
+	enough := spare > int64(max(u.live/freePart, k.policy.FreeLeast))
+	switch {
+	case !quiet, enough && now.Sub(k.freed) < freeEvery:
+		return false
+	case enough:
 		k.free()
 		k.freed = now
+		k.busy = true // a collection is
 	}
-	return false
+	if k.busy {
+		k.release()
+		k.busy = false
+	}
+	return !enough
 }
 
 // gcPercent is GOGC for a heap of which that much is in use.

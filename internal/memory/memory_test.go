@@ -24,8 +24,10 @@ func TestKeeper(t *testing.T) {
 	var did []string
 	k := keeper{
 		policy: Gateway, read: func() usage { return u }, percent: int(Gateway.MaxPercent),
-		set:  func(int) { did = append(did, "percent") },
-		free: func() { did = append(did, "free"); u.objects, u.free = u.live, 0 },
+		set:     func(int) { did = append(did, "percent") },
+		free:    func() { did = append(did, "free"); u.objects, u.free = u.live, 0 },
+		release: func() { did = append(did, "release") },
+		looked:  now,
 	}
 	for _, step := range []struct {
 		name           string
@@ -38,13 +40,17 @@ func TestKeeper(t *testing.T) {
 		{"begin", 4 * mb, 5 * mb, 1 * mb, 0, Gateway.Look, nil, true},
 		{"a crowd comes", 200 * mb, 400 * mb, 50 * mb, 300 * mb, Gateway.Look, []string{"percent"}, false},
 		{"it comes", 300 * mb, 400 * mb, 50 * mb, 100 * mb, Gateway.Look, nil, false},
-		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, Gateway.Look, []string{"free"}, false},
+		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, Gateway.Look, []string{"free", "release"}, false},
 		{"idle", 400 * mb, 410 * mb, 0, 1 * mb, Gateway.Look, nil, true},
 		{"more, but just given back", 400 * mb, 480 * mb, 0, 1 * mb, Gateway.Look, nil, false},
-		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free"}, false},
+		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free", "release"}, false},
 		{"little", 400 * mb, 420 * mb, 10 * mb, 1 * mb, freeEvery, nil, true},
-		{"gone", 4 * mb, 6 * mb, 300 * mb, 0, freeEvery, []string{"percent", "free"}, false},
+		{"gone", 4 * mb, 6 * mb, 300 * mb, 0, freeEvery, []string{"percent", "free", "release"}, false},
 		{"little of little", 4 * mb, 6 * mb, 1 * mb, 0, freeEvery, nil, true},
+		{"some work", 4 * mb, 5 * mb, 0, 1 * mb, Gateway.Look, nil, false},
+		{"it is done", 4 * mb, 5 * mb, 0, 0, Gateway.Look, []string{"release"}, true},
+		{"as much in a long time", 4 * mb, 5 * mb, 0, 1 * mb, 10 * Gateway.Look, nil, false},
+		{"and nothing", 4 * mb, 5 * mb, 0, 0, Gateway.Look, nil, true},
 	} {
 		now = now.Add(step.after)
 		u.live, u.objects, u.free = step.live, step.objects, step.free
