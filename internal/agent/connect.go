@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -26,6 +27,11 @@ const (
 	// waits for QUIC: two retransmissions of a first packet that was lost. Where
 	// UDP is blocked it is what that costs, once per network.
 	quicPatience = time.Second
+	// heardStart is headStart once the gateway has answered anything over UDP: the
+	// path is good then and the gateway busy, to which a handshake over TCP beside
+	// it would only add. A path that takes small packets and no large ones is why
+	// it ends.
+	heardStart = 2500 * time.Millisecond
 )
 
 // Transport is what carries a session.
@@ -135,7 +141,8 @@ func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPo
 	if proxy != nil {
 		target = gateway // the proxy knows it by the name it was configured with
 	}
-	quic := func(ctx context.Context) (*link, error) { return d.dialQUIC(ctx, addr, conf) }
+	var heard atomic.Bool
+	quic := func(ctx context.Context) (*link, error) { return d.dialQUIC(ctx, addr, conf, &heard) }
 	tcp := func(ctx context.Context) (*link, error) { return d.dialTCP(ctx, target, proxy, conf) }
 	switch {
 	case r.transport == QUIC:
@@ -143,16 +150,31 @@ func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPo
 	case r.transport == TCP:
 		return tcp(ctx)
 	case r.first == TCP:
-		return race(ctx, tcp, quic, 0)
+		return race(ctx, tcp, quic, raceRules{})
 	default:
-		return race(ctx, quic, tcp, quicPatience)
+		rules := raceRules{patience: quicPatience, heard: heard.Load}
+		if r.first == QUIC {
+			rules.final = turnedAway // what answers there is the gateway
+		}
+		return race(ctx, quic, tcp, rules)
 	}
 }
 
-// race starts second when first has had its headStart or failed, and returns
-// the link that is ready first; the other one is closed. If it is second's, and
-// patience since the beginning has not passed, first may still win.
-func race(ctx context.Context, first, second func(context.Context) (*link, error), patience time.Duration) (*link, error) {
+// raceRules are for race.
+type raceRules struct {
+	// patience is how long since the beginning first may still win over a second
+	// that is ready.
+	patience time.Duration
+	// heard says that first was answered, if not to its end; nil: nobody knows.
+	heard func() bool
+	// final says that an error of first's is the answer of the gateway, which
+	// second could not change; nil: none is.
+	final func(error) bool
+}
+
+// race starts second when first has had its headStart (heardStart if it was heard)
+// or failed, and returns the link that is ready first; the other one is closed.
+func race(ctx context.Context, first, second func(context.Context) (*link, error), rules raceRules) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
@@ -169,9 +191,9 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 	pending := 1
 	start := time.NewTimer(headStart)
 	defer start.Stop()
-	patient := time.NewTimer(patience)
+	patient := time.NewTimer(rules.patience)
 	defer patient.Stop()
-	begun, impatient := false, patience == 0
+	begun, waited, impatient := false, false, rules.patience == 0
 	var ready *link // second's
 	var errs []error
 	// Whoever is late is closed by itself.
@@ -193,6 +215,11 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 		}
 		select {
 		case <-start.C:
+			if !begun && !waited && rules.heard != nil && rules.heard() {
+				waited = true
+				start.Reset(heardStart - headStart)
+				continue
+			}
 		case <-patient.C:
 			impatient = true
 			continue
@@ -201,6 +228,9 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 			switch {
 			case r.err != nil:
 				errs = append(errs, r.err)
+				if r.first && !begun && rules.final != nil && rules.final(r.err) {
+					return nil, r.err
+				}
 			case r.first:
 				if ready != nil {
 					abandon(ready)
@@ -219,13 +249,21 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 	}
 }
 
+// turnedAway reports whether a gateway has refused a QUIC handshake, because it has
+// too much to do.
+func turnedAway(err error) bool {
+	te, ok := errors.AsType[*quic.TransportError](err)
+	return ok && te.Remote && te.ErrorCode == quic.ConnectionRefused
+}
+
 // abandon ends a link that is not needed after all.
 func abandon(l *link) {
 	l.Close(tunnel.CloseNormal, "another connection was faster")
 	_ = l.release() // nobody waits for the socket
 }
 
-func (d *dialer) dialQUIC(ctx context.Context, addr netip.AddrPort, conf *tls.Config) (*link, error) {
+// dialQUIC sets heard, if it is not nil, at the first packet that comes back.
+func (d *dialer) dialQUIC(ctx context.Context, addr netip.AddrPort, conf *tls.Config, heard *atomic.Bool) (*link, error) {
 	network := "udp6"
 	if addr.Addr().Is4() {
 		network = "udp4"
@@ -237,6 +275,9 @@ func (d *dialer) dialQUIC(ctx context.Context, addr netip.AddrPort, conf *tls.Co
 	tr, err := d.openTransport(network)
 	if err != nil {
 		return nil, err
+	}
+	if c, ok := tr.Conn.(*tunnel.UDPConn); ok {
+		c.OnFirstRead(func() { heard.Store(true) })
 	}
 	conn, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), conf, params)
 	r := &roamer{conn: conn, active: tr, listen: func() (*quic.Transport, error) { return d.openTransport(network) }}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/quic-go/quic-go"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/tunneltest"
@@ -30,15 +31,19 @@ func TestRace(t *testing.T) {
 		patience      time.Duration
 		want          string
 		after         time.Duration
+		heard         bool
 	}{
-		{"first is quick", 60 * time.Millisecond, never, nil, quicPatience, "first", 60 * time.Millisecond},
-		{"first lost a packet", 400 * time.Millisecond, 10 * time.Millisecond, nil, quicPatience, "first", 400 * time.Millisecond},
-		{"first is blocked", never, 10 * time.Millisecond, nil, quicPatience, "second", quicPatience},
-		{"first is blocked and second slow", never, 2 * time.Second, nil, quicPatience, "second", headStart + 2*time.Second},
-		{"first fails at once", 0, 10 * time.Millisecond, refused, quicPatience, "second", 10 * time.Millisecond},
-		{"first fails while second is ready", 500 * time.Millisecond, 10 * time.Millisecond, refused, quicPatience, "second", 500 * time.Millisecond},
-		{"both are slow", 4 * time.Second, 3 * time.Second, nil, quicPatience, "second", headStart + 3*time.Second},
-		{"no patience", 300 * time.Millisecond, 10 * time.Millisecond, nil, 0, "second", headStart + 10*time.Millisecond},
+		{"first is quick", 60 * time.Millisecond, never, nil, quicPatience, "first", 60 * time.Millisecond, false},
+		{"first lost a packet", 400 * time.Millisecond, 10 * time.Millisecond, nil, quicPatience, "first", 400 * time.Millisecond, false},
+		{"first is blocked", never, 10 * time.Millisecond, nil, quicPatience, "second", quicPatience, false},
+		{"first is blocked and second slow", never, 2 * time.Second, nil, quicPatience, "second", headStart + 2*time.Second, false},
+		{"first fails at once", 0, 10 * time.Millisecond, refused, quicPatience, "second", 10 * time.Millisecond, false},
+		{"first fails while second is ready", 500 * time.Millisecond, 10 * time.Millisecond, refused, quicPatience, "second", 500 * time.Millisecond, false},
+		{"both are slow", 4 * time.Second, 3 * time.Second, nil, quicPatience, "second", headStart + 3*time.Second, false},
+		{"no patience", 300 * time.Millisecond, 10 * time.Millisecond, nil, 0, "second", headStart + 10*time.Millisecond, false},
+		{"first was heard and is slow", 2 * time.Second, 10 * time.Millisecond, nil, quicPatience, "first", 2 * time.Second, true},
+		{"first was heard and hangs", never, 10 * time.Millisecond, nil, quicPatience, "second", heardStart + 10*time.Millisecond, true},
+		{"first was heard and fails", time.Second, 10 * time.Millisecond, refused, quicPatience, "second", time.Second + 10*time.Millisecond, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -57,7 +62,7 @@ func TestRace(t *testing.T) {
 					}
 				}
 				start := time.Now()
-				l, err := race(t.Context(), dial("first", tc.first, tc.firstErr), dial("second", tc.second, nil), tc.patience)
+				l, err := race(t.Context(), dial("first", tc.first, tc.firstErr), dial("second", tc.second, nil), raceRules{patience: tc.patience, heard: func() bool { return tc.heard }})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -75,13 +80,26 @@ func TestRace(t *testing.T) {
 		fail := func(text string) func(context.Context) (*link, error) {
 			return func(context.Context) (*link, error) { return nil, errors.New(text) }
 		}
-		if _, err := race(t.Context(), fail("one"), fail("two"), quicPatience); err == nil || err.Error() != "one\ntwo" {
+		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{patience: quicPatience}); err == nil || err.Error() != "one\ntwo" {
+			t.Errorf("error: %v", err)
+		}
+		// Refused by the gateway: no second, unless it might be another's answer.
+		busy := func(context.Context) (*link, error) {
+			return nil, fmt.Errorf("over QUIC: %w", &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused})
+		}
+		if _, err := race(t.Context(), busy, fail("two"), raceRules{patience: quicPatience, final: turnedAway}); err == nil || strings.Contains(err.Error(), "two") {
+			t.Errorf("error: %v", err)
+		}
+		if _, err := race(t.Context(), busy, fail("two"), raceRules{patience: quicPatience}); err == nil || !strings.Contains(err.Error(), "two") {
+			t.Errorf("error: %v", err)
+		}
+		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{patience: quicPatience, final: turnedAway}); err == nil || !strings.Contains(err.Error(), "two") {
 			t.Errorf("error: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		stuck := func(ctx context.Context) (*link, error) { <-ctx.Done(); return nil, ctx.Err() }
-		if _, err := race(ctx, stuck, stuck, quicPatience); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := race(ctx, stuck, stuck, raceRules{patience: quicPatience}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error: %v", err)
 		}
 	})

@@ -24,7 +24,13 @@ type UDPConn struct {
 
 	lost *SendErrors
 	gro  *groReader // made by the first read
+
+	firstRead func()
 }
+
+// OnFirstRead has f called once, by who reads, when the first packet has come. It
+// must be said before anything is read. On other systems than Linux it never is.
+func (c *UDPConn) OnFirstRead(f func()) { c.firstRead = f }
 
 // SendErrors counts what send errors have lost, on however many sockets. The zero
 // value has counted nothing.

@@ -60,7 +60,12 @@ func (c *UDPConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	if c.gro == nil {
 		c.gro = newGROReader(c.UDPConn)
 	}
-	return c.gro.readBatch(ms, flags)
+	n, err := c.gro.readBatch(ms, flags)
+	if n > 0 && c.firstRead != nil {
+		c.firstRead()
+		c.firstRead = nil
+	}
+	return n, err
 }
 
 func (r *groReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
