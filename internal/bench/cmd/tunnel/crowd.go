@@ -22,6 +22,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/netlab"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 const (
@@ -272,6 +273,7 @@ func (w *world) ownCrowd() crowdSubject {
 				return agent.Config{
 					Gateways: []string{gatewayAddr.String()}, RootCAs: pool, NodeName: name,
 					Certificate:  func() (*tls.Certificate, error) { return cert, nil },
+					Heartbeat:    healthy,
 					ListenPacket: func() (net.PacketConn, error) { return b.edge.ListenUDP(anyPort) },
 					DialStream: func(ctx context.Context, _, addr string) (net.Conn, error) {
 						ap, err := netip.ParseAddrPort(addr)
@@ -291,6 +293,11 @@ func (w *world) ownCrowd() crowdSubject {
 			return nodes, func() error { return <-done }, nil
 		},
 	}
+}
+
+// healthy is what a node's agent says when all is well.
+func healthy() tunnel.Heartbeat {
+	return tunnel.Heartbeat{Autonomy: &tunnel.Autonomy{}}.WithKubeletAge(3 * time.Second)
 }
 
 var anyPort = netip.MustParseAddrPort("0.0.0.0:0")
