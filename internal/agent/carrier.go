@@ -89,15 +89,20 @@ func (a *Agent) recarry(ctx context.Context, s *session) (*session, error) {
 	return next, err
 }
 
-// ping sends one, past whatever is under way; a session whose control stream does not work any more could
-// not be ended or moved, and is closed.
+// ping sends one.
 func (s *session) ping(n uint64) bool {
 	var p tunnel.Ping
 	for i := range p.Payload {
 		p.Payload[i] = byte(n >> (8 * i))
 	}
+	return s.push(p)
+}
+
+// push sends m past whatever is under way. A session whose control stream does not
+// work any more could not be ended or moved, and is closed.
+func (s *session) push(m tunnel.Message) bool {
 	tunnel.Nudge(s.sess.Session)
-	if err := s.control.Send(p); err != nil {
+	if err := s.control.Send(m); err != nil {
 		s.sess.Close(tunnel.CloseProtocol, err.Error())
 		return false
 	}
@@ -105,7 +110,8 @@ func (s *session) ping(n uint64) bool {
 }
 
 // aliveLoop asks the gateway to answer while it is silent, so that a session
-// outlives an outage that ends before IdleTimeout.
+// outlives an outage that ends before IdleTimeout. With a Pad, to which one that
+// does not know the session any more can say so.
 func (s *session) aliveLoop(ctx context.Context) {
 	if s.sess.stats == nil {
 		return // TCP retransmits by itself, and at least as often as we would ask
@@ -113,7 +119,7 @@ func (s *session) aliveLoop(ctx context.Context) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	received, heard := s.sess.stats(), time.Now()
-	for n := uint64(1 << 63); ; n++ {
+	for {
 		select {
 		case <-ctx.Done():
 			return
@@ -124,7 +130,7 @@ func (s *session) aliveLoop(ctx context.Context) {
 		if now := s.sess.stats(); now != received {
 			received, heard = now, time.Now()
 		}
-		if time.Since(heard) >= silence && !s.ping(n) {
+		if time.Since(heard) >= silence && !s.push(tunnel.Pad{}) {
 			return
 		}
 	}

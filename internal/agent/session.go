@@ -246,9 +246,11 @@ func (s *session) take(kind string, doc []byte) {
 }
 
 // speakLoop keeps the session alive and tells the gateway how the node is: at
-// first, after a Beat and then with every other sign of life.
+// first, after a Beat and then with every other sign of life. Nodes that have come
+// at once do not go on speaking at once: a gateway that is killed and starts again
+// answers few of many packets that come together (quic-go queues four resets).
 func (s *session) speakLoop(ctx context.Context) {
-	tick := time.NewTicker(tunnel.SignOfLife)
+	tick := time.NewTimer(s.a.cfg.Jitter(tunnel.SignOfLife))
 	defer tick.Stop()
 	for beat := true; ; {
 		if err := s.control.Send(s.signOfLife(beat)); err != nil {
@@ -262,10 +264,10 @@ func (s *session) speakLoop(ctx context.Context) {
 			return
 		case <-s.beat:
 			beat = true
-			tick.Reset(tunnel.SignOfLife)
 		case <-tick.C:
 			beat = !beat
 		}
+		tick.Reset(tunnel.SignOfLife)
 	}
 }
 
