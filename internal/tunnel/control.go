@@ -199,6 +199,18 @@ func padded(body []byte) []byte {
 	return append(body, bytes.Repeat([]byte{' '}, max(0, padding-len(body)))...)
 }
 
+// apart runs f on a stack of its own. To decode JSON takes more of it than a
+// goroutine begins with, and one that reads an idle session would keep that.
+func apart[T any](f func() (T, error)) (v T, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		v, err = f()
+	}()
+	<-done
+	return v, err
+}
+
 // ErrCriticalMessage is an unknown control message that may not be skipped.
 var ErrCriticalMessage = errors.New("unknown control message that may not be skipped")
 
@@ -252,7 +264,7 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 		}
 	case TypeHeartbeat:
 		var m Heartbeat
-		if m, err = parseHeartbeat(body); err == nil {
+		if m, err = apart(func() (Heartbeat, error) { return parseHeartbeat(body) }); err == nil {
 			return m, nil
 		}
 	case TypePad:
