@@ -51,6 +51,7 @@ type Gateway struct {
 	nodeRate   *keyLimiter[string]
 	handshakes *rate.Limiter // without address validation
 	accepted   *rate.Limiter // all
+	underWay   underWay      // over QUIC
 	events     *eventQueue
 	metrics    *metrics
 	budget     *tunnel.Budget    // of receive windows

@@ -2,10 +2,13 @@ package gateway
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 const (
@@ -28,6 +31,14 @@ const (
 	// are refused before any work is done for them, and the agents come back
 	// after a jittered while, or go to another gateway.
 	maxHandshakeRate = 1000
+	// maxUnderWay is how many QUIC handshakes may be under way: of more than a
+	// gateway can finish within tunnel.HandshakeTimeout all would fail, and all be
+	// tried again. It is enough for one that finishes eighty a second. One source
+	// may have half of them.
+	maxUnderWay, maxUnderWayFrom = 400, 200
+	// manyUnderWay are a reason to make addresses prove themselves: made-up ones
+	// would not get further and take the places of others.
+	manyUnderWay = 100
 	// stallBudget is what connections that nobody reads may make the process
 	// hold, whichever nodes they are of.
 	stallBudget = 512 << 20
@@ -49,6 +60,74 @@ func (g *Gateway) spread() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return time.Duration(len(g.all)) * time.Second / returnRate
+}
+
+// underWay counts QUIC handshakes that have begun and may still be finished.
+// quic-go does not say when one has failed; it counts until the time is over.
+type underWay struct {
+	mu    sync.Mutex // guards all below
+	begun []beginning
+	from  map[netip.Prefix]int // of begun, by source
+}
+
+type beginning struct {
+	at   time.Time
+	from netip.Prefix
+}
+
+// begin counts one more from that address and returns true, unless there are too
+// many.
+func (u *underWay) begin(now time.Time, addr netip.Addr) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.expireLocked(now)
+	from := source(addr)
+	if len(u.begun) >= maxUnderWay || u.from[from] >= maxUnderWayFrom {
+		return false
+	}
+	if u.from == nil {
+		u.from = map[netip.Prefix]int{}
+	}
+	u.begun = append(u.begun, beginning{now, from})
+	u.from[from]++
+	return true
+}
+
+// done says that one from that address is finished: its oldest, for want of a
+// better guess.
+func (u *underWay) done(addr netip.Addr) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	from := source(addr)
+	i := slices.IndexFunc(u.begun, func(b beginning) bool { return b.from == from })
+	if i < 0 {
+		return // it took longer than it counts
+	}
+	u.begun = slices.Delete(u.begun, i, i+1)
+	u.forgetLocked(from)
+}
+
+// many reports whether there are.
+func (u *underWay) many(now time.Time) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.expireLocked(now)
+	return len(u.begun) >= manyUnderWay
+}
+
+func (u *underWay) expireLocked(now time.Time) {
+	n := 0
+	for n < len(u.begun) && now.Sub(u.begun[n].at) >= tunnel.HandshakeTimeout {
+		u.forgetLocked(u.begun[n].from)
+		n++
+	}
+	u.begun = slices.Delete(u.begun, 0, n)
+}
+
+func (u *underWay) forgetLocked(from netip.Prefix) {
+	if u.from[from]--; u.from[from] == 0 {
+		delete(u.from, from)
+	}
 }
 
 // keyLimiter is a rate limiter per key, bounded in memory.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
@@ -33,7 +34,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 		Conn:              tunnel.WrapPacketConn(pc, &g.lost),
 		StatelessResetKey: resetKey(cert),
 		VerifySourceAddress: func(net.Addr) bool {
-			if g.handshakes.Allow() {
+			if !g.underWay.many(time.Now()) && g.handshakes.Allow() {
 				return false
 			}
 			g.metrics.handshake(tunnel.OverQUIC, "validated")
@@ -44,8 +45,8 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	if err := errors.Join(g.cfg.Congestion.Set(conf), g.cfg.Congestion.Set(admitted)); err != nil {
 		return fmt.Errorf("gateway: serve %s: %w", pc.LocalAddr(), err)
 	}
-	conf.GetConfigForClient = func(*quic.ClientInfo) (*quic.Config, error) {
-		if !g.accepted.Allow() {
+	conf.GetConfigForClient = func(client *quic.ClientInfo) (*quic.Config, error) {
+		if !g.accepted.Allow() || !g.underWay.begin(time.Now(), tunnel.AddrPort(client.RemoteAddr).Addr()) {
 			g.metrics.handshake(tunnel.OverQUIC, "refused")
 			return nil, errTooManyHandshakes // quic-go answers CONNECTION_REFUSED
 		}
@@ -80,6 +81,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 var errTooManyHandshakes = errors.New("too many handshakes at the moment")
 
 func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn, group *sync.WaitGroup) {
+	g.underWay.done(tunnel.AddrPort(qc.RemoteAddr()).Addr())
 	g.metrics.handshake(tunnel.OverQUIC, "done")
 	g.serveSession(ctx, tunnel.NewQUICSession(qc), qc.ConnectionState().TLS, group)
 }

@@ -22,6 +22,8 @@ const (
 	// and neither can begin before a dead session is known to be one. A shorter
 	// outage cuts nothing.
 	IdleTimeout = 20 * time.Second
+	// HandshakeTimeout ends a QUIC handshake in which the other end is silent.
+	HandshakeTimeout = 5 * time.Second
 	// MaxStreams is how many carried connections each end may have open on one
 	// session: a full node (110 pods) with several watches, logs and proxied
 	// requests for each pod stays below it.
@@ -88,7 +90,7 @@ func MeshConfig() *quic.Config {
 
 func baseConfig() *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout:       5 * time.Second,
+		HandshakeIdleTimeout:       HandshakeTimeout,
 		MaxIdleTimeout:             IdleTimeout,
 		InitialStreamReceiveWindow: streamWindow,
 		MaxStreamReceiveWindow:     maxStreamWindow,
