@@ -60,11 +60,22 @@ func New(n int, config func(i int) (agent.Config, error)) (*Crowd, error) {
 	return c, nil
 }
 
+// startRate is how many nodes a second a crowd begins with. How they connect the
+// first time is not what it is for, and ten thousand agents of one process that
+// begin at once leave no time for the network, which may be of the same process.
+const startRate = 250
+
 // Run keeps the sessions of all nodes until ctx ends.
 func (c *Crowd) Run(ctx context.Context) error {
 	errs := make([]error, len(c.nodes))
 	var group sync.WaitGroup
+	start := time.NewTicker(time.Second / startRate)
+	defer start.Stop()
 	for i, n := range c.nodes {
+		select {
+		case <-start.C:
+		case <-ctx.Done():
+		}
 		group.Go(func() { errs[i] = n.agent.Run(ctx) })
 	}
 	group.Wait()
