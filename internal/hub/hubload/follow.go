@@ -11,11 +11,14 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	nodev1 "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
@@ -40,6 +43,9 @@ type Followed struct {
 	// PlainLists makes the clients list and then watch, as those before
 	// Kubernetes 1.35 do.
 	PlainLists bool
+	// WatchSeconds says for how long each watch is asked for; nil: 5 to 10 minutes,
+	// as reflectors do.
+	WatchSeconds func() int64
 }
 
 // followed is one stream of a component.
@@ -103,6 +109,21 @@ type plain struct{}
 
 func (plain) IsWatchListSemanticsUnSupported() bool { return true }
 
+// limited is a client whose watches last as long as they are to.
+func (f Followed) limited(lw *cache.ListWatch) *cache.ListWatch {
+	if f.WatchSeconds == nil {
+		return lw
+	}
+	watchFor := lw.WatchFuncWithContext
+	return &cache.ListWatch{
+		ListWithContextFunc: lw.ListWithContextFunc, DisableChunking: lw.DisableChunking,
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.TimeoutSeconds = ptr.To(f.WatchSeconds())
+			return watchFor(ctx, o)
+		},
+	}
+}
+
 // Follow runs the reflectors of a node's components, one connection for each
 // component, and returns once all of them have their collection. stop ends them.
 func Follow(ctx context.Context, f Followed) (stop func(), err error) {
@@ -135,7 +156,7 @@ func Follow(ctx context.Context, f Followed) (stop func(), err error) {
 				stop()
 				return nil, err
 			}
-			lw := cache.NewListWatchFromClient(w.client(client), w.resource, w.namespace, selector)
+			lw := f.limited(cache.NewListWatchFromClient(w.client(client), w.resource, w.namespace, selector))
 			store := &listed{Store: cache.NewStore(cache.MetaNamespaceKeyFunc), wait: missing, done: complete}
 			reflector := cache.NewReflectorWithOptions(lw, w.kind, store, cache.ReflectorOptions{})
 			if f.PlainLists {

@@ -129,14 +129,26 @@ func (k *kubelet) report(ctx context.Context) error {
 
 // token asks for a pod's token.
 func (k *kubelet) token(ctx context.Context, pod string) error {
-	have, err := k.kube.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, pod, metav1.GetOptions{ResourceVersion: "0"})
+	uid, err := k.uid(ctx, pod)
 	if err != nil {
 		return err
 	}
-	_, err = k.kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).CreateToken(ctx, "default", &authenticationv1.TokenRequest{
+	return k.tokenOf(ctx, pod, uid)
+}
+
+func (k *kubelet) uid(ctx context.Context, pod string) (types.UID, error) {
+	have, err := k.kube.CoreV1().Pods(metav1.NamespaceDefault).Get(ctx, pod, metav1.GetOptions{ResourceVersion: "0"})
+	if err != nil {
+		return "", err
+	}
+	return have.UID, nil
+}
+
+func (k *kubelet) tokenOf(ctx context.Context, pod string, uid types.UID) error {
+	_, err := k.kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).CreateToken(ctx, "default", &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{
 			ExpirationSeconds: ptr.To[int64](3607),
-			BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod, UID: have.UID},
+			BoundObjectRef:    &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: pod, UID: uid},
 		},
 	}, metav1.CreateOptions{})
 	return err

@@ -4,15 +4,11 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
@@ -36,11 +32,6 @@ const (
 
 // trafficPools are numbers of pools, with a node, a service and a slice each.
 var trafficPools = []int{1, 200}
-
-var (
-	cloudPrefix = netip.MustParsePrefix("10.77.0.1/24")
-	edgePrefix  = netip.MustParsePrefix("10.77.0.2/24")
-)
 
 // trafficNode is a measured node and its line to the cloud.
 type trafficNode struct {
@@ -73,44 +64,25 @@ func since(nodes []trafficNode, then bench.Sample, factor float64) bench.Sample 
 // site is a cluster with its measured nodes.
 type site struct {
 	*cluster
+	*laboratory
 	pools          int
-	lab            *netlab.Lab
 	ours, straight []trafficNode
-	running        *errgroup.Group // of goroutines that end with the context
-	stops          []func() error  // in reverse
 }
-
-type labFailure struct{ err error }
 
 // measureTraffic counts the bytes of idle nodes, in clusters of all sizes at the
 // same time: nodes that wait need no processor.
 func measureTraffic(ctx context.Context, w *world) (rows []bench.Row, err error) {
-	if err := netlab.Supported(); err != nil {
-		return nil, fmt.Errorf("the lines cannot be emulated here: %w", err)
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	lab := netlab.New(1, func(err error) { panic(labFailure{err}) })
-	running, ctx := errgroup.WithContext(ctx)
+	err = inLaboratory(ctx, func(ctx context.Context, l *laboratory) (err error) {
+		rows, err = w.idleTraffic(ctx, l)
+		return err
+	})
+	return rows, err
+}
+
+func (w *world) idleTraffic(ctx context.Context, l *laboratory) (rows []bench.Row, err error) {
 	var sites []*site
-	defer func() {
-		if p := recover(); p != nil {
-			f, ok := p.(labFailure)
-			if !ok {
-				panic(p)
-			}
-			err = f.err
-		}
-		cancel()
-		err = errors.Join(err, running.Wait())
-		for _, s := range sites {
-			for i := len(s.stops) - 1; i >= 0; i-- {
-				err = errors.Join(err, s.stops[i]())
-			}
-		}
-		err = errors.Join(err, lab.Close())
-	}()
 	for _, pools := range trafficPools {
-		s := &site{pools: pools, lab: lab, running: running}
+		s := &site{laboratory: l, pools: pools}
 		sites = append(sites, s)
 		if err := s.start(ctx, w); err != nil {
 			return nil, fmt.Errorf("cluster of %d pools: %w", pools, err)
@@ -161,25 +133,13 @@ func measureTraffic(ctx context.Context, w *world) (rows []bench.Row, err error)
 	return rows, nil
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-timer.C:
-		return nil
-	}
-}
-
 // start starts the cluster, its other pools and all measured nodes.
 func (s *site) start(ctx context.Context, w *world) (err error) {
 	if s.cluster, err = w.startCluster(ctx, fmt.Sprint("pools-", s.pools)); err != nil {
 		return err
 	}
-	s.stops = append(s.stops, s.stop)
-	_, err = s.kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
-	if err != nil {
+	s.atEnd(s.stop)
+	if err := s.makeDefaultAccount(ctx); err != nil {
 		return err
 	}
 	if err := hubload.FillServices(ctx, s.kube, 0, s.pools, 1); err != nil {
@@ -205,45 +165,60 @@ func (s *site) start(ctx context.Context, w *world) (err error) {
 	return s.startOthers(ctx)
 }
 
-// line is a node's way to the cloud: 50 Mbit/s and 60 ms there and back.
-func (s *site) line(name string) (trafficNode, *netlab.Host, *netlab.Host) {
-	cloud, edge := s.lab.Host("cloud of "+name), s.lab.Host(name)
-	link := s.lab.Link(netlab.Port{Host: cloud, Prefix: cloudPrefix}, netlab.Port{Host: edge, Prefix: edgePrefix}, netlab.WAN(50, 60*time.Millisecond))
-	return trafficNode{name, link}, cloud, edge
-}
-
 // startOurs starts a node with hub and agent.
 func (s *site) startOurs(ctx context.Context, name string) error {
+	n, err := s.startHub(ctx, name)
+	if err != nil {
+		return err
+	}
+	s.ours = append(s.ours, n.trafficNode)
+	return s.live(ctx, name, n.config)
+}
+
+// hubNode is a node with hub and agent, whose components are still to be run.
+type hubNode struct {
+	trafficNode
+	process *hubload.Running
+	config  componentConfig
+}
+
+// startHub starts a node's hub and agent behind a line and a gateway of its own.
+func (s *site) startHub(ctx context.Context, name string) (*hubNode, error) {
 	n, cloud, edge := s.line(name)
 	socket, err := cloud.ListenUDP(netip.AddrPortFrom(cloudPrefix.Addr(), 7443))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stop, err := s.gateway(ctx, socket)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.stops = append(s.stops, stop)
+	s.atEnd(stop)
 	identities, err := hubload.NewNode(filepath.Join(s.dir, name), name, s.server.Config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p := identities.Process(filepath.Join(s.dir, name+"-data"), s.address())
+	p := identities.Process(s.dataDir(name), s.address())
 	p.Gateway = socket.LocalAddr().String()
 	hub, err := p.Start(edge.Start)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.stops = append(s.stops, hub.Stop)
-	s.ours = append(s.ours, n)
-	return s.live(ctx, name, func(c hubload.Component) (*rest.Config, error) {
+	s.atEnd(hub.Stop)
+	return &hubNode{n, hub, func(c hubload.Component) (*rest.Config, error) {
 		config, err := identities.Config(c, hub.Address)
 		if err == nil {
 			config.Dial = dialer(edge)
 		}
 		return config, err
-	})
+	}}, nil
 }
+
+// dataDir is where a node's hub keeps its replica.
+func (s *site) dataDir(node string) string { return filepath.Join(s.dir, node+"-data") }
+
+// componentConfig says where a node's component finds its API and who it is there.
+type componentConfig func(hubload.Component) (*rest.Config, error)
 
 // startStraight starts a node whose components talk to the apiserver themselves.
 func (s *site) startStraight(ctx context.Context, name string) error {
@@ -273,25 +248,15 @@ func (s *site) startStraight(ctx context.Context, name string) error {
 	})
 }
 
-func dialer(h *netlab.Host) func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, _, address string) (net.Conn, error) {
-		to, err := netip.ParseAddrPort(address)
-		if err != nil {
-			return nil, err
-		}
-		return h.DialTCP(ctx, to)
-	}
-}
-
 // live runs a node's components, and returns once they have all they follow.
-func (s *site) live(ctx context.Context, name string, config func(hubload.Component) (*rest.Config, error)) error {
+func (s *site) live(ctx context.Context, name string, config componentConfig) error {
 	starting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	stop, err := hubload.Follow(starting, hubload.Followed{Node: name, Pods: trafficPods, Config: config})
 	if err != nil {
 		return err
 	}
-	s.stops = append(s.stops, func() error { stop(); return nil })
+	s.atEnd(func() error { stop(); return nil })
 	own, err := config(hubload.Kubelet)
 	if err != nil {
 		return err
@@ -349,32 +314,4 @@ func (s *site) change(ctx context.Context) error {
 		}
 	}
 	return pause(ctx, 2*time.Second) // the last of them is on its way
-}
-
-// relay carries connections to an address until ctx ends.
-func relay(ctx context.Context, listener net.Listener, to string) error {
-	defer context.AfterFunc(ctx, func() { _ = listener.Close() })()
-	for {
-		from, err := listener.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		}
-		go func() {
-			defer from.Close()
-			there, err := new(net.Dialer).DialContext(ctx, "tcp", to)
-			if err != nil {
-				return // the client sees its connection end
-			}
-			defer there.Close()
-			defer context.AfterFunc(ctx, func() { _, _ = from.Close(), there.Close() })()
-			go func() {
-				_, _ = io.Copy(there, from)
-				_ = there.Close()
-			}()
-			_, _ = io.Copy(from, there)
-		}()
-	}
 }

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/edgewright/terraform-provider-edge/internal/controllers"
@@ -76,6 +78,12 @@ func (c *cluster) install(ctx context.Context) error {
 		return err
 	}
 	c.store, err = pki.Open(filepath.Join(c.dir, "bench"), nil)
+	return err
+}
+
+// makeDefaultAccount makes the service account of pods, which no controller makes here.
+func (c *cluster) makeDefaultAccount(ctx context.Context) error {
+	_, err := c.kube.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{})
 	return err
 }
 
