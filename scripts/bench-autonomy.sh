@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures the hub beside its peers, built once from their modules into the cache.
-# Needs the components in the cache, and for the traffic root, namespaces and TUN.
-# Takes about fifteen minutes. Arguments are passed on:
-#   bench-autonomy.sh [-rounds 3] [-window 10m] [-only memory,traffic]
+# Needs bin/edge, the components in the cache, and for all but the memory root,
+# namespaces and TUN. Takes about twenty-five minutes. Arguments are passed on:
+#   bench-autonomy.sh [-rounds 3] [-reboots 5] [-window 10m] [-only memory,traffic,reboot,day]
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root"

@@ -2,16 +2,20 @@
 
 // Command autonomy measures what the node's hub costs and gives:
 //
-//	autonomy [-rounds 3] [-only memory,...] [-out bench/autonomy.json] [-yurthub f]
+//	autonomy [-rounds 3] [-reboots 5] [-only memory,...] [-out bench/autonomy.json] [-yurthub f] [-edge bin/edge]
 //
 // The hub runs with the agent in a process of its own, as in the node's daemon,
 // behind a real gateway and a real apiserver, and client-go's reflectors follow
 // through it what a node's components follow. A peer gets the same reflectors and
 // the same apiserver, or the reflectors talk to the apiserver themselves.
 //
-// The traffic needs root and TUN: its nodes are network namespaces without a name.
-// Everything else lives in one temporary directory; nothing is left behind but,
-// after a kill, that.
+// The reboots are of a real node of a real cluster, made as the tests' are; beside
+// it this very program is the daemon of the same node, one without a hub.
+//
+// Traffic and day need root and TUN: their nodes are network namespaces without a
+// name; reboots need root. Everything else lives in one temporary directory; nothing
+// is left behind but, after a kill, that, and the cluster that is rebooted in, which
+// the next run removes.
 package main
 
 import (
@@ -40,16 +44,21 @@ type options struct {
 	only    string
 	out     string
 	yurthub string
+	edge    string
+	reboots int
 }
 
 func main() {
 	hubload.Main()
+	bareMain()
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 3, "repetitions of each measurement")
+	flag.IntVar(&o.reboots, "reboots", 5, "rounds of reboots")
 	flag.DurationVar(&o.window, "window", 10*time.Minute, "how long the bytes of idle nodes are counted")
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: "+strings.Join(partNames(), ", "))
 	flag.StringVar(&o.out, "out", "", "`file` for the results; of a whole run bench/autonomy.json if not given")
 	flag.StringVar(&o.yurthub, "yurthub", "", "OpenYurt's yurthub `program` to compare with; none if empty")
+	flag.StringVar(&o.edge, "edge", "bin/edge", "edge `program` that nodes are rebooted with")
 	flag.Parse()
 	// What clients say of a watch that ended is no result.
 	ctrllog.SetLogger(logr.Discard())
@@ -73,6 +82,8 @@ func parts() []part {
 	return []part{
 		{"memory", measureMemory},
 		{"traffic", measureTraffic},
+		{"reboot", measureReboot},
+		{"day", measureDay},
 	}
 }
 
