@@ -157,7 +157,7 @@ func (n *realNode) reboot(ctx context.Context, bare bool) (b booted, err error) 
 	b, ended, err := n.watchBoot(ctx, began, up)
 	done() // what is up stays
 	if !ended {
-		<-up
+		_ = <-up // because it was told to
 	}
 	return b, err
 }
