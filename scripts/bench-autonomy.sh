@@ -10,7 +10,18 @@ tools=${XDG_CACHE_HOME:-$HOME/.cache}/edge/tools
 
 OPENYURT=v1.5.0
 yurthub=$tools/yurthub-$OPENYURT
-[ -x "$yurthub" ] || nice scripts/install-tool.sh github.com/openyurtio/openyurt/cmd/yurthub $OPENYURT "$yurthub" github.com/openyurtio/openyurt replaces >&2
+only=
+for ((i = 1; i <= $#; i++)); do
+  case ${!i} in
+    -only | --only) j=$((i + 1)) only=${!j-} ;;
+    -only=* | --only=*) only=${!i#*=} ;;
+  esac
+done
+case ,$only, in
+  ,, | *,memory,*) ;;
+  *) yurthub= ;; # the memory's peer
+esac
+[ -z "$yurthub" ] || [ -x "$yurthub" ] || nice scripts/install-tool.sh github.com/openyurtio/openyurt/cmd/yurthub $OPENYURT "$yurthub" github.com/openyurtio/openyurt replaces >&2
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
