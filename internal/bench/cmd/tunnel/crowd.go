@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,12 +15,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/bench"
 	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/netlab"
-	"github.com/edgewright/terraform-provider-edge/internal/pki"
-	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 const (
@@ -53,7 +48,7 @@ type crowdSubject struct {
 	start func(context.Context, *bed) error
 	// connect connects n nodes, which stay until the end of ctx, when wait
 	// returns.
-	connect func(ctx context.Context, b *bed, n int) (nodes *crowd.Crowd, wait func() error, err error)
+	connect func(ctx context.Context, b *bed, n int) (nodes *crowdProcess, wait func() error, err error)
 }
 
 // crowdResult is what a round gave.
@@ -64,7 +59,8 @@ type crowdResult struct {
 }
 
 // measureCrowd is what many idle nodes cost their gateway, and how they return
-// when it is killed. One process holds all nodes, so that rounds take turns.
+// when it is killed. One process holds all nodes, another the gateway, and this one
+// the network, so that rounds take turns.
 func measureCrowd(ctx context.Context, w *world) ([]bench.Row, error) {
 	n, window := crowdNodes, idleWindow
 	switch {
@@ -164,7 +160,7 @@ func (w *world) crowdRound(ctx context.Context, s crowdSubject, seed uint64, l l
 			err = errors.Join(err, wait())
 		}()
 		if nodes != nil {
-			if err := until(ctx, nodes.Connected); err != nil {
+			if _, err := nodes.returned(ctx, time.Unix(0, 0)); err != nil {
 				return fmt.Errorf("%w%s", err, b.logs())
 			}
 		}
@@ -183,11 +179,11 @@ func (w *world) crowdRound(ctx context.Context, s crowdSubject, seed uint64, l l
 		if err != nil {
 			return err
 		}
-		if err := until(ctx, func() error { return nodes.Returned(gone) }); err != nil {
+		back, err := nodes.returned(ctx, gone)
+		if err != nil {
 			return fmt.Errorf("after the gateway was killed: %w%s", err, b.logs())
 		}
-		_, back := nodes.Return(gone)
-		r.p50, r.p99, r.last = back.Quantile(0.5).Seconds(), back.Quantile(0.99).Seconds(), back.Quantile(1).Seconds()
+		r.p50, r.p99, r.last = back.P50, back.P99, back.Last
 		end = b.ends[0]
 		if _, err := settle(); err != nil {
 			return err
@@ -209,25 +205,6 @@ func (b *bed) replace(ctx context.Context, end *exec.Cmd, start func(context.Con
 	_ = end.Wait() // by our signal
 	b.ends = nil
 	return gone, start(ctx, b)
-}
-
-// until waits until f is nil, at most crowdBound.
-func until(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, crowdBound)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := f()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-tick.C:
-		}
-	}
 }
 
 // share is how much of a core a process takes, in per cent.
@@ -258,73 +235,10 @@ func (w *world) ownCrowd() crowdSubject {
 			}
 			return b.startEnd(ctx, b.cloud, w.self, roleCommand, "gateway", "-pki", w.pki, "-listen", gatewayAddr.String(), "-egress", socket, "-tcp")
 		},
-		connect: func(ctx context.Context, b *bed, n int) (*crowd.Crowd, func() error, error) {
-			certificate, err := w.certifier()
-			if err != nil {
-				return nil, nil, err
-			}
-			_, pool, err := w.nodeCredentials()
-			if err != nil {
-				return nil, nil, err
-			}
-			nodes, err := crowd.New(n, func(i int) (agent.Config, error) {
-				name := fmt.Sprintf("crowd-%d", i)
-				cert, err := certificate(name)
-				return agent.Config{
-					Gateways: []string{gatewayAddr.String()}, RootCAs: pool, NodeName: name,
-					Certificate:  func() (*tls.Certificate, error) { return cert, nil },
-					Heartbeat:    healthy,
-					ListenPacket: func() (net.PacketConn, error) { return b.edge.ListenUDP(anyPort) },
-					DialStream: func(ctx context.Context, _, addr string) (net.Conn, error) {
-						ap, err := netip.ParseAddrPort(addr)
-						if err != nil {
-							return nil, err
-						}
-						return b.edge.DialTCP(ctx, ap)
-					},
-					Addresses: func() ([]net.Addr, error) { return nil, errors.New("they do not change here") },
-				}, err
-			})
-			if err != nil {
-				return nil, nil, err
-			}
-			done := make(chan error, 1)
-			go func() { done <- nodes.Run(ctx) }()
-			return nodes, func() error { return <-done }, nil
+		connect: func(ctx context.Context, b *bed, n int) (*crowdProcess, func() error, error) {
+			return w.startNodes(ctx, b, n)
 		},
 	}
-}
-
-// healthy is what a node's agent says when all is well.
-func healthy() tunnel.Heartbeat {
-	return tunnel.Heartbeat{Autonomy: &tunnel.Autonomy{}}.WithKubeletAge(3 * time.Second)
-}
-
-var anyPort = netip.MustParseAddrPort("0.0.0.0:0")
-
-// certifier returns what makes nodes' certificates. They share a key: what is
-// measured is the cloud end.
-func (w *world) certifier() (func(name string) (*tls.Certificate, error), error) {
-	store, err := pki.Open(w.pki, nil)
-	if err != nil {
-		return nil, err
-	}
-	ca, err := store.Authority("ca", "edge-bench")
-	if err != nil {
-		return nil, err
-	}
-	key, err := pki.GenerateKey()
-	if err != nil {
-		return nil, err
-	}
-	return func(name string) (*tls.Certificate, error) {
-		leaf, err := ca.Sign(pki.Request{Name: "node", CommonName: "system:node:" + name, Organizations: []string{"system:nodes"}, Client: true}, &key.PublicKey, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		pair, err := pki.TLSCertificate(key, leaf)
-		return &pair, err
-	}, nil
 }
 
 // nodeCredentials are the node's certificate and who signed the cloud end's.

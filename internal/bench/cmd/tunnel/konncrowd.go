@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/emptypb"
 
-	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
@@ -28,7 +27,7 @@ func (w *world) konnectivityCrowd() crowdSubject {
 	return crowdSubject{
 		name:  "konnectivity 0.36.0",
 		start: func(ctx context.Context, b *bed) error { return w.startKonnectivityServer(ctx, b) },
-		connect: func(ctx context.Context, b *bed, n int) (*crowd.Crowd, func() error, error) {
+		connect: func(ctx context.Context, b *bed, n int) (*crowdProcess, func() error, error) {
 			wait, err := w.konnectivityAgents(ctx, b, n)
 			return nil, wait, err
 		},

@@ -35,6 +35,7 @@ func roleMain(args []string) int {
 	egress := f.String("egress", "", "")
 	congestion := f.String("congestion", "", "")
 	tcp := f.Bool("tcp", false, "")
+	nodes := f.Int("nodes", 0, "")
 	if len(args) == 0 {
 		return 2
 	}
@@ -48,6 +49,8 @@ func roleMain(args []string) int {
 		err = gatewayRole(*dir, *listen, *egress, tunnel.Congestion(*congestion), *tcp)
 	case "agent":
 		err = agentRole(*dir, *listen, tunnel.Congestion(*congestion))
+	case "crowd":
+		err = crowdRole(*dir, *listen, *nodes)
 	case "target":
 		err = targetRole(*listen)
 	default:
