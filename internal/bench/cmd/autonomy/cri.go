@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path"
 	"slices"
 	"time"
 
@@ -13,19 +14,26 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// listContainers is the call by which a kubelet sees what runs.
-const listContainers = "/runtime.v1.RuntimeService/ListContainers"
-
-// Field numbers of k8s.io/cri-api's runtime/v1/api.proto, and the state of a
-// container that runs.
+// Calls of the kubelet's to its container runtime.
 const (
-	fieldContainers    = 1 // of ListContainersResponse
-	fieldContainerID   = 1 // of Container
+	runtimeService  = "/runtime.v1.RuntimeService/"
+	listContainers  = runtimeService + "ListContainers"
+	listSandboxes   = runtimeService + "ListPodSandbox"
+	removeSandboxes = runtimeService + "RemovePodSandbox"
+)
+
+// Field numbers of k8s.io/cri-api's runtime/v1/api.proto, and the states of a
+// container that runs and of a sandbox that does not.
+const (
+	fieldItems         = 1 // of both lists
+	fieldID            = 1 // of Container, PodSandbox and what RemovePodSandbox asks for
 	fieldContainerMeta = 3
 	fieldState         = 6
 	fieldCreatedAt     = 7
 	fieldMetaName      = 1 // of ContainerMetadata
 	stateRunning       = 1
+	fieldSandboxState  = 3
+	stateNotReady      = 1
 )
 
 // container is one that a container runtime knows.
@@ -35,34 +43,70 @@ type container struct {
 	created  time.Time
 }
 
-// containersAt asks the runtime that serves a socket.
-func containersAt(ctx context.Context, socket string) ([]container, error) {
+// runtimeClient asks a container runtime, as the kubelet does.
+type runtimeClient struct{ *grpc.ClientConn }
+
+// runtimeAt is the runtime that serves a socket. The caller must call Close.
+func runtimeAt(socket string) (runtimeClient, error) {
 	conn, err := grpc.NewClient("unix://"+socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.ForceCodec(plainBytes{})))
+	return runtimeClient{conn}, err
+}
+
+func (c runtimeClient) call(ctx context.Context, method string, request []byte) (answer []byte, err error) {
+	if err := c.Invoke(ctx, method, request, &answer); err != nil {
+		return nil, fmt.Errorf("ask the container runtime (%s): %w", path.Base(method), err)
+	}
+	return answer, nil
+}
+
+func (c runtimeClient) containers(ctx context.Context) (found []container, err error) {
+	answer, err := c.call(ctx, listContainers, nil)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
-	var answer []byte
-	if err := conn.Invoke(ctx, listContainers, []byte(nil), &answer); err != nil {
-		return nil, fmt.Errorf("list the containers: %w", err)
-	}
-	var found []container
 	err = eachField(answer, func(field protowire.Number, value []byte, _ uint64) error {
-		if field != fieldContainers {
+		if field != fieldItems {
 			return nil
 		}
-		c, err := parseContainer(value)
-		found = append(found, c)
+		one, err := parseContainer(value)
+		found = append(found, one)
 		return err
 	})
 	return found, err
 }
 
+// removeDead removes the sandboxes that have ended, with their containers.
+func (c runtimeClient) removeDead(ctx context.Context) error {
+	answer, err := c.call(ctx, listSandboxes, nil)
+	if err != nil {
+		return err
+	}
+	return eachField(answer, func(field protowire.Number, value []byte, _ uint64) error {
+		if field != fieldItems {
+			return nil
+		}
+		id, dead := "", false
+		err := eachField(value, func(field protowire.Number, value []byte, number uint64) error {
+			switch field {
+			case fieldID:
+				id = string(value)
+			case fieldSandboxState:
+				dead = number == stateNotReady
+			}
+			return nil
+		})
+		if err == nil && dead {
+			_, err = c.call(ctx, removeSandboxes, protowire.AppendString(protowire.AppendTag(nil, fieldID, protowire.BytesType), id))
+		}
+		return err
+	})
+}
+
 func parseContainer(message []byte) (c container, err error) {
 	err = eachField(message, func(field protowire.Number, value []byte, number uint64) error {
 		switch field {
-		case fieldContainerID:
+		case fieldID:
 			c.id = string(value)
 		case fieldState:
 			c.running = number == stateRunning
@@ -110,7 +154,7 @@ func eachField(message []byte, visit func(field protowire.Number, value []byte, 
 	return nil
 }
 
-// plainBytes passes messages as they are: one call needs no generated code.
+// plainBytes passes messages as they are: a few calls need no generated code.
 type plainBytes struct{}
 
 // Name implements encoding.Codec.

@@ -16,7 +16,7 @@ func TestParseContainer(t *testing.T) {
 	number := func(b []byte, field protowire.Number, value uint64) []byte {
 		return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), value)
 	}
-	message := text(nil, fieldContainerID, "0123")
+	message := text(nil, fieldID, "0123")
 	message = text(message, fieldContainerMeta, string(number(text(nil, fieldMetaName, "web"), 2, 3)))
 	message = number(number(message, fieldState, stateRunning), fieldCreatedAt, uint64(time.Second))
 	message = protowire.AppendFixed32(protowire.AppendTag(message, 99, protowire.Fixed32Type), 7)

@@ -283,14 +283,24 @@ func (n *realNode) cutOff(ctx context.Context) error {
 	})
 }
 
+// runtime is the node's container runtime. The caller must call Close.
+func (n *realNode) runtime() (runtimeClient, error) {
+	pid, err := recordedPID(n.dir, "runtime", edgenode.ProgramContainerd)
+	if err != nil {
+		return runtimeClient{}, err
+	}
+	return runtimeAt(filepath.Join("/proc", strconv.Itoa(pid), "root/run/containerd/containerd.sock"))
+}
+
 // running are the ids of the pods' containers that run, as the node's container
 // runtime has them, and were made after a moment.
 func (n *realNode) running(ctx context.Context, after time.Time) (map[string]bool, error) {
-	pid, err := recordedPID(n.dir, "runtime", edgenode.ProgramContainerd)
+	c, err := n.runtime()
 	if err != nil {
 		return nil, err
 	}
-	all, err := containersAt(ctx, filepath.Join("/proc", strconv.Itoa(pid), "root/run/containerd/containerd.sock"))
+	defer c.Close()
+	all, err := c.containers(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -301,6 +311,17 @@ func (n *realNode) running(ctx context.Context, after time.Time) (map[string]boo
 		}
 	}
 	return out, nil
+}
+
+// tidy removes what earlier reboots have left in the container runtime. A kubelet
+// does it within minutes, and until then is slower to start the more there is.
+func (n *realNode) tidy(ctx context.Context) error {
+	c, err := n.runtime()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	return c.removeDead(ctx)
 }
 
 // bared describes the node as it is, but for its hub, and writes that down for its

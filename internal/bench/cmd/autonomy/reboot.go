@@ -147,6 +147,9 @@ func (n *realNode) reboot(ctx context.Context, bare bool) (b booted, err error) 
 			return b, err
 		}
 	}
+	if err := n.tidy(ctx); err != nil {
+		return b, err
+	}
 	if err := edgenode.PowerCut(ctx, n.dir); err != nil {
 		return b, err
 	}
