@@ -22,7 +22,7 @@ const namespace = "default"
 const writers = 8
 
 // FillNode makes a Node, the right of its hub to mirror, and its pods, each with
-// a Secret and a ConfigMap of its own. No kubelet runs them: they are objects.
+// a Secret and a ConfigMap of its own, and a token. No kubelet runs them: they are objects.
 func FillNode(ctx context.Context, kube kubernetes.Interface, node string, pods int) error {
 	_, err := kube.RbacV1().ClusterRoleBindings().Create(ctx, &rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: hubUser(node)},
@@ -69,6 +69,10 @@ func fillPod(ctx context.Context, kube kubernetes.Interface, node, name string) 
 		Spec: corev1.PodSpec{NodeName: node, ServiceAccountName: "default", Volumes: []corev1.Volume{
 			{Name: "secret", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: name}}},
 			{Name: "config", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: name}}}},
+			{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+				// Without it the apiserver gives a kubelet no token for the pod.
+				{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: ptr.To[int64](3607)}},
+			}}}},
 		}, Containers: []corev1.Container{{Name: "c", Image: "registry.example/app:1", Env: []corev1.EnvVar{{Name: "FILLER", Value: strings.Repeat("x", 2000)}}}}},
 	}, metav1.CreateOptions{})
 	return err
