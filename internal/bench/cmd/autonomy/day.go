@@ -29,6 +29,9 @@ const (
 	// dayWatch is how many seconds a watch lasts, which the API counts in whole ones:
 	// 6 minutes of that day, where a reflector asks for 5 to 10.
 	dayWatch = 1
+	// dayRest is how long memory must stay as it is to be looked at: the hub gives
+	// back what a busy moment has left some seconds after it.
+	dayRest = 10 * time.Second
 	// daySamples is how many equal parts the day has; memory is looked at between.
 	daySamples = 4
 	// dayAim is what memory may be at the day's end, of what it was.
@@ -129,9 +132,30 @@ func (d *day) follows() hubload.Followed {
 	return hubload.Followed{Node: dayNode, Pods: dayPods, Config: d.node.config, PlainLists: true}
 }
 
-// look looks at the hub with components that have just started and nothing going on.
-func (d *day) look(ctx context.Context) (footprint, error) {
-	return followed(ctx, d.node.process.PID, d.dataDir(dayNode), d.follows())
+// look looks at the hub with components that have just started, when it has been at
+// rest for dayRest.
+func (d *day) look(ctx context.Context) (f footprint, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	stop, err := hubload.Follow(ctx, d.follows())
+	if err != nil {
+		return f, err
+	}
+	defer stop()
+	for at, since := 0, time.Now(); time.Since(since) < dayRest; {
+		now, err := crowd.Settled(ctx, d.node.process.PID)
+		if err != nil {
+			return f, err
+		}
+		if change := max(now, at) - min(now, at); change > at/100 {
+			at, since = now, time.Now()
+		}
+	}
+	if f.memory, err = hubload.MemoryOf(d.node.process.PID); err != nil {
+		return f, err
+	}
+	f.disk, err = hubload.DataSize(d.dataDir(dayNode))
+	return f, err
 }
 
 // pass lets the day pass and looks at the hub before and after each part.

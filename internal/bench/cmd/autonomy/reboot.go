@@ -156,29 +156,31 @@ func (n *realNode) reboot(ctx context.Context, bare bool) (b booted, err error) 
 	began := time.Now()
 	up := make(chan error, 1)
 	upping, done := context.WithCancel(ctx)
-	go func() { up <- edgenode.Up(upping, edgenode.UpOptions{Dir: n.dir, Edge: program}) }()
-	b, ended, err := n.watchBoot(ctx, began, up)
-	done() // what is up stays
-	if !ended {
-		_ = <-up // because it was told to
+	go func() {
+		defer close(up)
+		up <- edgenode.Up(upping, edgenode.UpOptions{Dir: n.dir, Edge: program})
+	}()
+	b, err = n.watchBoot(ctx, began, up)
+	done()         // what is up stays
+	for range up { // until it has ended, too
 	}
 	return b, err
 }
 
 // watchBoot looks at the node's container runtime until all pods' containers run
-// that it has made since the boot began. ended says that up has, too.
-func (n *realNode) watchBoot(ctx context.Context, began time.Time, up <-chan error) (b booted, ended bool, err error) {
+// that it has made since the boot began.
+func (n *realNode) watchBoot(ctx context.Context, began time.Time, up <-chan error) (b booted, err error) {
 	look := time.NewTicker(realLook)
 	defer look.Stop()
 	for {
 		select {
 		case err := <-up:
-			ended, up = true, nil
 			if err != nil {
-				return b, ended, err
+				return b, err
 			}
+			up = nil
 		case <-ctx.Done():
-			return b, ended, fmt.Errorf("wait for the tenth pod: %w", context.Cause(ctx))
+			return b, fmt.Errorf("wait for the tenth pod: %w", context.Cause(ctx))
 		case <-look.C:
 		}
 		running, err := n.running(ctx, began)
@@ -194,7 +196,7 @@ func (n *realNode) watchBoot(ctx context.Context, began time.Time, up <-chan err
 		}
 		if len(running) >= realPods {
 			b.last = since
-			return b, ended, nil
+			return b, nil
 		}
 	}
 }
