@@ -70,17 +70,23 @@ func (w *world) rebootInTurn(ctx context.Context, n *realNode, server string) ([
 		steps := []func() error{
 			func() error {
 				b, err := n.rebootCut(ctx)
+				if err != nil {
+					return err
+				}
 				ours.Add(b.last)
 				oursPhases.Add(b.phases())
 				w.say("round %d: cut off %.2f s", round+1, b.last.Seconds())
-				return err
+				return nil
 			},
 			func() error {
 				b, err := n.rebootStraight(ctx, server)
+				if err != nil {
+					return err
+				}
 				peer.Add(b.last)
 				peerPhases.Add(b.phases())
 				w.say("round %d: %s %.2f s", round+1, withoutName, b.last.Seconds())
-				return err
+				return nil
 			},
 		}
 		for i := range steps {
