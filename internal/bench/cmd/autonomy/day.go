@@ -29,8 +29,9 @@ const (
 	// dayWatch is how many seconds a watch lasts, which the API counts in whole ones:
 	// 6 minutes of that day, where a reflector asks for 5 to 10.
 	dayWatch = 1
-	// dayRest is how long memory must stay as it is to be looked at: the hub gives
-	// back what a busy moment has left some seconds after it.
+	// dayRest is how long memory, without the program's pages, must stay as it is to
+	// be looked at: the hub gives back what a busy moment has left some seconds after
+	// it.
 	dayRest = 10 * time.Second
 	// daySamples is how many equal parts the day has; memory is looked at between.
 	daySamples = 4
@@ -143,16 +144,16 @@ func (d *day) look(ctx context.Context) (f footprint, err error) {
 	}
 	defer stop()
 	for at, since := 0, time.Now(); time.Since(since) < dayRest; {
-		now, err := crowd.Settled(ctx, d.node.process.PID)
-		if err != nil {
+		if err := pause(ctx, time.Second); err != nil {
+			return f, fmt.Errorf("memory has not come to rest: %w", err)
+		}
+		if f.memory, err = hubload.MemoryOf(d.node.process.PID); err != nil {
 			return f, err
 		}
-		if change := max(now, at) - min(now, at); change > at/100 {
-			at, since = now, time.Now()
+		// Pages of the program come and go.
+		if change := max(f.memory.Own, at) - min(f.memory.Own, at); change > at/50 {
+			at, since = f.memory.Own, time.Now()
 		}
-	}
-	if f.memory, err = hubload.MemoryOf(d.node.process.PID); err != nil {
-		return f, err
 	}
 	f.disk, err = hubload.DataSize(d.dataDir(dayNode))
 	return f, err
