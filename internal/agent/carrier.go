@@ -98,10 +98,15 @@ func (s *session) ping(n uint64) bool {
 	return s.push(p)
 }
 
-// push sends m past whatever is under way. A session whose control stream does not
-// work any more could not be ended or moved, and is closed.
+// push says m past whatever is under way.
 func (s *session) push(m tunnel.Message) bool {
 	tunnel.Nudge(s.sess.Session)
+	return s.say(m)
+}
+
+// say sends m. A session whose control stream does not work any more could not be
+// ended or moved, and is closed.
+func (s *session) say(m tunnel.Message) bool {
 	if err := s.control.Send(m); err != nil {
 		s.sess.Close(tunnel.CloseProtocol, err.Error())
 		return false

@@ -193,7 +193,7 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 	defer start.Stop()
 	patient := time.NewTimer(rules.patience)
 	defer patient.Stop()
-	begun, waited, impatient := false, false, rules.patience == 0
+	begun, impatient := false, rules.patience == 0
 	var ready *link // second's
 	var errs []error
 	// Whoever is late is closed by itself.
@@ -215,8 +215,8 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 		}
 		select {
 		case <-start.C:
-			if !begun && !waited && rules.heard != nil && rules.heard() {
-				waited = true
+			if rules.heard != nil && rules.heard() {
+				rules.heard = nil // it is longer once
 				start.Reset(heardStart - headStart)
 				continue
 			}
@@ -262,7 +262,7 @@ func abandon(l *link) {
 	_ = l.release() // nobody waits for the socket
 }
 
-// dialQUIC sets heard, if it is not nil, at the first packet that comes back.
+// dialQUIC sets heard at the first packet that comes back.
 func (d *dialer) dialQUIC(ctx context.Context, addr netip.AddrPort, conf *tls.Config, heard *atomic.Bool) (*link, error) {
 	network := "udp6"
 	if addr.Addr().Is4() {

@@ -253,8 +253,7 @@ func (s *session) speakLoop(ctx context.Context) {
 	tick := time.NewTimer(s.a.cfg.Jitter(tunnel.SignOfLife))
 	defer tick.Stop()
 	for beat := true; ; {
-		if err := s.control.Send(s.signOfLife(beat)); err != nil {
-			s.sess.Close(tunnel.CloseProtocol, err.Error())
+		if !s.say(s.signOfLife(beat)) {
 			return
 		}
 		select {
