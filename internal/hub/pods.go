@@ -22,7 +22,7 @@ import (
 
 // podServer answers pods while the node is cut off. Its certificate is of the
 // node-local authority, which the node's pods find in their bundle beside the
-// cluster's (see AddRootCA).
+// cluster's (see withRootCA).
 //
 //	pod ──► ServePods ──online──► apiserver, byte for byte
 //	             └──────cut─────► token verified here ──► rights as last told ──► replica

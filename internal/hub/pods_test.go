@@ -279,8 +279,8 @@ func FuzzPodToken(f *testing.F) {
 	})
 }
 
-func TestAddRootCA(t *testing.T) {
-	if got := AddRootCA("cluster\n", "node\n"); got != "cluster\nnode\n" || AddRootCA(got, "node") != got {
+func TestWithRootCA(t *testing.T) {
+	if got := withRootCA("cluster\n", "node\n"); got != "cluster\nnode\n" || withRootCA(got, "node") != got {
 		t.Errorf("got %q", got)
 	}
 }

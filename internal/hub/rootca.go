@@ -29,7 +29,7 @@ func addRootCA(ca string) mirror.Filter {
 		if was == "" {
 			return o, nil
 		}
-		bundle.Data["ca.crt"] = AddRootCA(was, ca)
+		bundle.Data["ca.crt"] = withRootCA(was, ca)
 		message, err := bundle.Marshal()
 		if err != nil {
 			return nil, fmt.Errorf("the bundle of namespace %s: %w", o.Namespace, err)
@@ -38,10 +38,10 @@ func addRootCA(ca string) mirror.Filter {
 	}
 }
 
-// AddRootCA adds an authority to the bundle that pods find in their ConfigMap
+// withRootCA adds an authority to the bundle that pods find in their ConfigMap
 // kube-root-ca.crt, as the node's kubelet sees it: what is served while the node
 // is cut off has a certificate of it. Bundles that have it stay.
-func AddRootCA(bundle, ca string) string {
+func withRootCA(bundle, ca string) string {
 	ca = strings.TrimSpace(ca)
 	if strings.Contains(bundle, ca) {
 		return bundle

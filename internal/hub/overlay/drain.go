@@ -32,9 +32,13 @@ func (o *Overlay) Waiting() int {
 	return len(o.options.Memo.All(bucketDeclared)) + len(o.options.Memo.All(bucketSpool))
 }
 
+// errInternal is an apiserver's 500, which may be one write's alone: a webhook
+// failed at it.
+var errInternal = errors.New("the apiserver answered 500")
+
 // Drain sends what the node declared of itself and the events, each in order. An
-// error ends either: the rest stays for the next time. It is called by one
-// goroutine.
+// error ends either: the rest stays for the next time. What is answered 500 stays too,
+// and what comes after it is sent. It is called by one goroutine.
 func (o *Overlay) Drain(ctx context.Context, send Sender) error {
 	o.mu.Lock()
 	forgotten := o.forgotten
@@ -46,14 +50,26 @@ func (o *Overlay) Drain(ctx context.Context, send Sender) error {
 	return errors.Join(o.drain(ctx, send, bucketDeclared, o.drainDeclared), o.drain(ctx, send, bucketSpool, o.drainEvent))
 }
 
-// drain sends what is in a bucket with one, up to an error.
+// drain sends what is in a bucket with one, up to an error that is not one write's.
 func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one func(context.Context, Sender, string, []byte) error) error {
+	var left error
 	for _, e := range o.options.Memo.All(b) {
-		for value := e.Value; value != nil; {
-			if err := one(ctx, send, e.Key, value); err != nil {
-				return fmt.Errorf("hand back %s: %w", e.Key, err)
-			}
-			value = o.done(b, e.Key, value)
+		err := o.drainOne(ctx, send, b, e, one)
+		if err != nil && !errors.Is(err, errInternal) {
+			return err
+		}
+		if left == nil {
+			left = err // one tells enough
+		}
+	}
+	return left
+}
+
+// drainOne sends one entry, until nothing newer is in its place.
+func (o *Overlay) drainOne(ctx context.Context, send Sender, b memo.Bucket, e memo.Entry, one func(context.Context, Sender, string, []byte) error) error {
+	for value := e.Value; value != nil; value = o.done(b, e.Key, value) {
+		if err := one(ctx, send, e.Key, value); err != nil {
+			return fmt.Errorf("hand back %s: %w", e.Key, err)
 		}
 	}
 	return nil
@@ -82,6 +98,8 @@ func ask(ctx context.Context, send Sender, w Write) (Answer, error) {
 	switch {
 	case err != nil:
 		return Answer{}, fmt.Errorf("%s %s: %w", w.Method, w.Path, err)
+	case answer.Code == http.StatusInternalServerError:
+		return Answer{}, fmt.Errorf("%s %s: %w", w.Method, w.Path, errInternal)
 	case answer.Code == http.StatusTooManyRequests || answer.Code == http.StatusUnauthorized || answer.Code >= http.StatusInternalServerError:
 		// Unauthorized: the node's certificate ended in the cut and is renewed first.
 		return Answer{}, fmt.Errorf("%s %s: the apiserver answered %d", w.Method, w.Path, answer.Code)

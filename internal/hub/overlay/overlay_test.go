@@ -292,6 +292,36 @@ func TestSpool(t *testing.T) {
 	}
 }
 
+// TestWriteThatFails: what the apiserver fails at, its webhook say, stays and keeps
+// nothing else from being sent.
+func TestWriteThatFails(t *testing.T) {
+	l := newLayered(t, "pod", "x")
+	o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
+	for _, name := range []string{"first", "bad", "last"} {
+		if _, err := o.CreateEvent(eventsPath, event(name, 1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := newCloud(t)
+	bad, _ := o.options.Memo.Get(bucketSpool, eventsPath+"/bad")
+	send := func(ctx context.Context, w Write) (Answer, error) {
+		var s spooled
+		if err := json.Unmarshal(bad, &s); err != nil {
+			t.Error(err)
+		}
+		if bytes.Equal(w.Body, s.Body) {
+			return Answer{Code: http.StatusInternalServerError}, nil
+		}
+		return c.send(ctx, w)
+	}
+	if err := o.Drain(t.Context(), send); !errors.Is(err, errInternal) || !strings.Contains(err.Error(), "/bad") || o.Waiting() != 1 || c.events["last"] == nil {
+		t.Errorf("%v, %d wait, %d sent", err, o.Waiting(), len(c.events))
+	}
+	if err := o.Drain(t.Context(), c.send); err != nil || o.Waiting() != 0 || c.events["bad"] == nil {
+		t.Errorf("when it is well again: %v, %d wait", err, o.Waiting())
+	}
+}
+
 // TestLostAnswer: an event whose sending was answered into a cut, and which then
 // repeated, is neither there twice nor left as it was.
 func TestLostAnswer(t *testing.T) {
