@@ -27,20 +27,20 @@ type Policy struct {
 	// FreeLeast is how many bytes must be there to give back for a collection to be
 	// worth it, besides freePart.
 	FreeLeast uint64
-	// Program: with that, pages of the program that only a busy moment needs are
-	// let go of; see releaseProgram.
-	Program bool
+	// Files: with that, pages of the program and of mapped files that only a busy
+	// moment needs are let go of; see releaseFiles.
+	Files bool
 }
 
 // Gateway is a gateway's policy. Nearly all of its heap is sessions, which live long,
 // and a handshake takes some 100 KB while it lasts, more than an idle session keeps:
 // what ten thousand handshakes left would stay resident for minutes, as much as the
-// sessions themselves. With ten thousand a collection takes half a second of a core,
-// and at 20 % there are some thirty of them while all come; with few the runtime's own
-// 100 % is as well.
+// sessions themselves. With ten thousand a collection takes half a second of a core:
+// at 20 % there are some thirty of them while all come, which is when processor is
+// short, and at 50 % a dozen. With few the runtime's own 100 % is as well.
 var Gateway = Policy{
 	Look: 500 * time.Millisecond, Rest: 500 * time.Millisecond,
-	Room: 8 << 20, MinPercent: 20, MaxPercent: 100, FreeLeast: 4 << 20,
+	Room: 8 << 20, MinPercent: 50, MaxPercent: 100, FreeLeast: 4 << 20,
 }
 
 // Node is the policy of a node's daemon. It mostly waits, on machines whose memory is
@@ -48,7 +48,7 @@ var Gateway = Policy{
 // first fill, and a component's start; a collection takes some 20 ms of a core.
 var Node = Policy{
 	Look: time.Second, Rest: time.Minute,
-	Room: 3 << 20, MinPercent: 25, MaxPercent: 50, FreeLeast: 1 << 20, Program: true,
+	Room: 3 << 20, MinPercent: 25, MaxPercent: 50, FreeLeast: 1 << 20, Files: true,
 }
 
 const (
@@ -64,10 +64,10 @@ const (
 // Keep keeps to a policy until ctx ends. GOGC in the environment is left in force.
 func Keep(ctx context.Context, p Policy) {
 	k := keeper{policy: p, read: readUsage, free: freeMemory, release: func() {}}
-	if p.Program {
+	if p.Files {
 		k.release = func() {
-			if err := releaseProgram(); err != nil {
-				slog.Debug("pages of the program are kept", "error", err)
+			if err := releaseFiles(); err != nil {
+				slog.Debug("pages of files are kept", "error", err)
 			}
 		}
 	}
@@ -122,7 +122,7 @@ type keeper struct {
 	read   func() usage
 	set    func(percent int) // nil: it is not ours to set
 	free   func()
-	// release lets go of the program.
+	// release lets go of pages of files.
 	release func()
 
 	busy      bool   // since the last release

@@ -8,7 +8,7 @@ import (
 )
 
 func TestGCPercent(t *testing.T) {
-	for live, want := range map[uint64]int{0: 100, 1 << 20: 100, 8 << 20: 100, 16 << 20: 50, 40 << 20: 20, 1 << 30: 20} {
+	for live, want := range map[uint64]int{0: 100, 1 << 20: 100, 8 << 20: 100, 10 << 20: 80, 16 << 20: 50, 40 << 20: 50, 1 << 30: 50} {
 		if got := Gateway.gcPercent(live); got != want {
 			t.Errorf("%d in use: %d", live, got)
 		}

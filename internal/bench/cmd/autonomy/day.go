@@ -66,8 +66,8 @@ func measureDay(ctx context.Context, w *world) (rows []bench.Row, err error) {
 	return rows, err
 }
 
-// begin makes a node that has all it follows and has its pods' tokens, and cuts it
-// off.
+// begin makes a node that has all it follows and has its pods' tokens, lets it live
+// through as much as is looked at at once, and cuts it off.
 func (d *day) begin(ctx context.Context, w *world) (err error) {
 	if d.cluster, err = w.startCluster(ctx, dayNode); err != nil {
 		return err
@@ -109,7 +109,12 @@ func (d *day) begin(ctx context.Context, w *world) (err error) {
 			return fmt.Errorf("token of pod %s: %w", pod, err)
 		}
 	}
-	d.chores = d.kubelet.chores(uids)
+	// A hub that has just begun has done few things yet, and nothing has changed of
+	// what it follows: it would grow without a cut as well.
+	if err := d.passPart(ctx, d.kubelet.chores(uids, int(24*time.Hour/tokenEvery)), 0); err != nil {
+		return fmt.Errorf("the time before the day: %w", err)
+	}
+	d.chores = d.kubelet.chores(uids, tokensOfPodCut)
 	d.node.link.Cut()
 	return d.awaitCut(ctx)
 }
@@ -163,7 +168,7 @@ func (d *day) look(ctx context.Context) (f footprint, err error) {
 func (d *day) pass(ctx context.Context, w *world) (err error) {
 	for part := range d.has {
 		if part > 0 {
-			if err := d.passPart(ctx, part-1); err != nil {
+			if err := d.passPart(ctx, d.chores, part); err != nil {
 				return fmt.Errorf("part %d of %d of the day: %w", part, daySamples, err)
 			}
 		}
@@ -176,9 +181,9 @@ func (d *day) pass(ctx context.Context, w *world) (err error) {
 	return nil
 }
 
-// passPart does one part of the day's chores at constant rates, with watches that
-// end as often as they do in a day.
-func (d *day) passPart(ctx context.Context, part int) error {
+// passPart does one part of a day's chores at constant rates, with watches that end
+// as often as they do in a day. The first part is before the day.
+func (d *day) passPart(ctx context.Context, chores []chore, part int) error {
 	follows := d.follows()
 	follows.WatchSeconds = func() int64 { return dayWatch }
 	starting, cancel := context.WithTimeout(ctx, patience)
@@ -191,7 +196,7 @@ func (d *day) passPart(ctx context.Context, part int) error {
 	length := 24 * time.Hour / dayFactor / daySamples
 	began := time.Now()
 	g, ctx := errgroup.WithContext(ctx)
-	for _, c := range d.chores {
+	for _, c := range chores {
 		g.Go(func() error { return c.do(ctx, part, length) })
 	}
 	if err := g.Wait(); err != nil {
@@ -231,13 +236,14 @@ func (c chore) do(ctx context.Context, part int, length time.Duration) error {
 const (
 	// A kubelet asks for each pod's token whenever it looks at the pod, in a cut: it
 	// is told that the one it gets has not long to live.
-	tokensOfPod = 24 * 60
+	tokensOfPodCut = 24 * 60
 	// changesOfPod is how often each pod becomes ready or stops being it.
 	changesOfPod = 24
 )
 
-// chores is what a kubelet does on a day in which its pods come and go as ready.
-func (k *kubelet) chores(uids map[string]types.UID) []chore {
+// chores is what a kubelet does on a day in which its pods come and go as ready, and
+// each pod's token is asked for so many times.
+func (k *kubelet) chores(uids map[string]types.UID, tokensOfPod int) []chore {
 	const beats, reports = int(24 * time.Hour / leaseEvery), int(24 * time.Hour / statusEvery)
 	of := func(i int) string { return k.pods[i%len(k.pods)] }
 	return []chore{

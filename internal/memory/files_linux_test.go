@@ -13,7 +13,9 @@ func TestReadOnlyMappings(t *testing.T) {
 	const maps = `00400000-02a61000 r-xp 00000000 fe:00 1234                       /opt/my edge
 02a61000-04a00000 r--p 02661000 fe:00 1234                       /opt/my edge
 04a00000-04b00000 rw-p 04600000 fe:00 1234                       /opt/my edge
-04b00000-04b01000 r--s 00000000 fe:00 1234                       /opt/my edge
+04b00000-04b01000 r--s 00000000 fe:00 1240                       /var/lib/replica.db
+04b01000-04b02000 rw-s 00000000 fe:00 1240                       /var/lib/replica.db
+04b02000-04b03000 r--s 00000000 00:00 0                          [of nothing]
 04c00000-04d00000 r-xp 00000000 fe:00 1235                       /opt/edge
 7ffd1000-7ffd3000 r-xp 00000000 00:00 0                          [vdso]
 c000000000-c000400000 rw-p 00000000 00:00 0
@@ -22,7 +24,7 @@ c000000000-c000400000 rw-p 00000000 00:00 0
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff([]mapping{{0x400000, 0x2a61000}, {0x2a61000, 0x4a00000}}, got, cmp.AllowUnexported(mapping{})); d != "" {
+	if d := cmp.Diff([]mapping{{0x400000, 0x2a61000}, {0x2a61000, 0x4a00000}, {0x4b00000, 0x4b01000}}, got, cmp.AllowUnexported(mapping{})); d != "" {
 		t.Error(d)
 	}
 	if _, err := readOnlyMappings(strings.NewReader("x-y r-xp 0 fe:00 1 /opt/edge"), "/opt/edge"); err == nil {
@@ -31,9 +33,9 @@ c000000000-c000400000 rw-p 00000000 00:00 0
 }
 
 // The program runs on, with fewer of its pages.
-func TestReleaseProgram(t *testing.T) {
+func TestReleaseFiles(t *testing.T) {
 	before := filePages(t)
-	if err := releaseProgram(); err != nil {
+	if err := releaseFiles(); err != nil {
 		t.Fatal(err)
 	}
 	if after := filePages(t); after >= before {
