@@ -22,11 +22,17 @@ type UDPConn struct {
 	// fault, if set, is asked before each write in place of the kernel; for tests.
 	fault func() error
 
-	lost *SendErrors
-	gro  *groReader // made by the first read
+	lost   *SendErrors
+	reader *packetReader // made by the first read
 
 	firstRead func()
+	gathers   bool
 }
+
+// Gather lets packets come together for up to two milliseconds before they are read,
+// where many come; see gatherer. It must be said before anything is read, and does
+// something on Linux only.
+func (c *UDPConn) Gather() { c.gathers = true }
 
 // OnFirstRead has f called once, by who reads, when the first packet has come. It
 // must be said before anything is read. On other systems than Linux it never is.

@@ -3,52 +3,47 @@ package tunnel
 import (
 	"encoding/binary"
 	"net"
+	"time"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
 )
 
 const (
-	// groBatch is how many reads of the kernel one system call makes, as many as
-	// quic-go's own (batchSize in sys_conn_oob.go, v0.65.0): a gateway's socket
+	// groBatch is how many reads of the kernel one system call makes at most, as many
+	// as quic-go's own (batchSize in sys_conn_oob.go, v0.65.0): a gateway's socket
 	// has the packets of many nodes, which the kernel cannot put together.
 	groBatch = 8
 	// groBuffer holds the most the kernel puts into one read: an IP packet's
-	// length is 16 bits. Only what is read becomes resident.
+	// length is 16 bits.
 	groBuffer = 1 << 16
 	// groOOB is quic-go's size (oobBufferSize) and what the segment size takes.
 	groOOB = 128 + 24
 )
 
-// groReader reads packets that the kernel has put together (UDP_GRO, udp(7)):
-// one walk through the network stack for up to 64 packets of one sender, where
-// most of the processor time of a fast transfer goes. It hands them out one by
-// one. Not for two readers at once; quic-go has one for each socket.
-type groReader struct {
-	conn  *ipv4.PacketConn // reads IPv6 as well; see quic-go
-	plain bool             // the kernel is older than 5.0
+// packetReader reads packets for quic-go. From when a read has first found as many
+// as it had room for, it reads what the kernel has put together (UDP_GRO, udp(7)):
+// one walk through the network stack for up to 64 packets of one sender, where most
+// of the processor time of a fast transfer goes. It hands them out one by one. Until
+// then, for a handshake and a node that is idle, it holds no buffers for that. Not for
+// two readers at once; quic-go has one for each socket.
+type packetReader struct {
+	socket *net.UDPConn
+	conn   *ipv4.PacketConn // reads IPv6 as well; see quic-go
+	gather *gatherer        // nil: what has come is read at once
 
-	all    []ipv4.Message // the buffers
+	full   bool           // the last read found as many as it had room for
+	tried  bool           // to have the kernel put packets together
+	all    []ipv4.Message // the buffers for it; none: it does not
 	read   []ipv4.Message // of all, what was read and is not yet handed out
 	offset int            // in bytes, of what is not handed out in the first of read
 	size   int            // in bytes, of the packets in the first of read
 }
 
-func newGROReader(c *net.UDPConn) *groReader {
-	r := &groReader{conn: ipv4.NewPacketConn(c), plain: true}
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return r // closed: the read says so
-	}
-	if err := raw.Control(func(fd uintptr) {
-		r.plain = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) != nil
-	}); err != nil || r.plain {
-		return r
-	}
-	r.all = make([]ipv4.Message, groBatch)
-	for i := range r.all {
-		r.all[i].Buffers = [][]byte{make([]byte, groBuffer)}
-		r.all[i].OOB = make([]byte, groOOB)
+func newPacketReader(c *net.UDPConn, gathers bool) *packetReader {
+	r := &packetReader{socket: c, conn: ipv4.NewPacketConn(c)}
+	if gathers {
+		r.gather = newGatherer()
 	}
 	return r
 }
@@ -57,10 +52,10 @@ func newGROReader(c *net.UDPConn) *groReader {
 // buffer each, and returns how many it has filled, at least one. A packet that is
 // larger than its buffer is cut, as by the kernel.
 func (c *UDPConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
-	if c.gro == nil {
-		c.gro = newGROReader(c.UDPConn)
+	if c.reader == nil {
+		c.reader = newPacketReader(c.UDPConn, c.gathers)
 	}
-	n, err := c.gro.readBatch(ms, flags)
+	n, err := c.reader.readBatch(ms, flags)
 	if n > 0 && c.firstRead != nil {
 		c.firstRead()
 		c.firstRead = nil
@@ -68,12 +63,19 @@ func (c *UDPConn) ReadBatch(ms []ipv4.Message, flags int) (int, error) {
 	return n, err
 }
 
-func (r *groReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
-	if r.plain {
-		return r.conn.ReadBatch(ms, flags)
+func (r *packetReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
+	if len(r.all) == 0 {
+		n, err := r.receive(ms, flags)
+		if err == nil && n == len(ms) && !r.tried {
+			r.tried = true
+			if r.putTogether() {
+				r.addBuffer()
+			}
+		}
+		return n, err
 	}
 	if len(r.read) == 0 {
-		n, err := r.conn.ReadBatch(r.all, flags)
+		n, err := r.receive(r.all, flags)
 		if n == 0 || err != nil {
 			return n, err
 		}
@@ -83,11 +85,47 @@ func (r *groReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
 	for ; n < len(ms) && len(r.read) > 0; n++ {
 		r.next(&ms[n])
 	}
+	// Nothing is left in the buffers that adding one could move.
+	if len(r.read) == 0 && r.full && len(r.all) < groBatch {
+		r.addBuffer()
+	}
 	return n, nil
 }
 
+// receive reads once from the kernel.
+func (r *packetReader) receive(ms []ipv4.Message, flags int) (int, error) {
+	if r.gather != nil {
+		r.gather.before()
+	}
+	n, err := r.conn.ReadBatch(ms, flags)
+	r.full = n == len(ms)
+	if r.gather != nil && n > 0 {
+		r.gather.after(n, len(ms), time.Now())
+	}
+	return n, err
+}
+
+// putTogether has the kernel do it, from now on; false: it is older than 5.0. What
+// waits already comes as it is.
+func (r *packetReader) putTogether() bool {
+	raw, err := r.socket.SyscallConn()
+	if err != nil {
+		return false // closed: the next read says so
+	}
+	var refused error
+	err = raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	})
+	return err == nil && refused == nil
+}
+
+// addBuffer makes room for one more read at once.
+func (r *packetReader) addBuffer() {
+	r.all = append(r.all, ipv4.Message{Buffers: [][]byte{make([]byte, groBuffer)}, OOB: make([]byte, groOOB)})
+}
+
 // next hands out one packet of what was read.
-func (r *groReader) next(to *ipv4.Message) {
+func (r *packetReader) next(to *ipv4.Message) {
 	from := &r.read[0]
 	if r.offset == 0 {
 		r.size, from.NN = takeSegmentSize(from.OOB[:from.NN])

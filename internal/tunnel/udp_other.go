@@ -2,5 +2,5 @@
 
 package tunnel
 
-// groReader is Linux's alone.
-type groReader struct{}
+// packetReader is Linux's alone.
+type packetReader struct{}
