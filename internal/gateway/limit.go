@@ -36,9 +36,15 @@ const (
 	// tried again. It is enough for one that finishes eighty a second. One source
 	// may have half of them.
 	maxUnderWay, maxUnderWayFrom = 400, 200
+	// turnedFor is how long a peer that was turned away is remembered at least, and
+	// maxTurned how many are: some 40 bytes each.
+	turnedFor = time.Second
+	maxTurned = 4096
 	// manyUnderWay are a reason to make addresses prove themselves: made-up ones
-	// would not get further and take the places of others.
-	manyUnderWay = 100
+	// would not get further and take the places of others. It is more than there are
+	// where nodes return at returnRate and each takes nearly half a second: a Retry is
+	// more work, for both ends, where there is already much.
+	manyUnderWay = 200
 	// stallBudget is what connections that nobody reads may make the process
 	// hold, whichever nodes they are of.
 	stallBudget = 512 << 20
@@ -68,43 +74,65 @@ type underWay struct {
 	mu    sync.Mutex // guards all below
 	begun []beginning
 	from  map[netip.Prefix]int // of begun, by source
+
+	// turned are peers that were turned away, in this turnedFor and in the one
+	// before: a handshake begins with two packets, and one of which only the second was taken
+	// would hold a place until its time is over.
+	turned [2]map[netip.AddrPort]struct{}
+	began  time.Time // of this turnedFor
 }
 
 type beginning struct {
 	at   time.Time
-	from netip.Prefix
+	peer netip.AddrPort
 }
 
-// begin counts one more from that address and returns true, unless there are too
-// many.
-func (u *underWay) begin(now time.Time, addr netip.Addr) bool {
+// begin counts one more of that peer and returns true, unless there are too many.
+func (u *underWay) begin(now time.Time, peer netip.AddrPort) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.expireLocked(now)
-	from := source(addr)
-	if len(u.begun) >= maxUnderWay || u.from[from] >= maxUnderWayFrom {
+	from := source(peer.Addr())
+	if u.turnedLocked(peer) || len(u.begun) >= maxUnderWay || u.from[from] >= maxUnderWayFrom {
+		u.turnLocked(peer)
 		return false
 	}
 	if u.from == nil {
 		u.from = map[netip.Prefix]int{}
 	}
-	u.begun = append(u.begun, beginning{now, from})
+	u.begun = append(u.begun, beginning{now, peer})
 	u.from[from]++
 	return true
 }
 
-// done says that one from that address is finished: its oldest, for want of a
-// better guess.
-func (u *underWay) done(addr netip.Addr) {
+// done says that the peer's is finished.
+func (u *underWay) done(peer netip.AddrPort) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	from := source(addr)
-	i := slices.IndexFunc(u.begun, func(b beginning) bool { return b.from == from })
+	i := slices.IndexFunc(u.begun, func(b beginning) bool { return b.peer == peer })
 	if i < 0 {
-		return // it took longer than it counts
+		return // it took longer than it counts, or came from another address on the way
 	}
 	u.begun = slices.Delete(u.begun, i, i+1)
-	u.forgetLocked(from)
+	u.forgetLocked(peer)
+}
+
+func (u *underWay) turnedLocked(peer netip.AddrPort) bool {
+	for _, set := range u.turned {
+		if _, ok := set[peer]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+func (u *underWay) turnLocked(peer netip.AddrPort) {
+	if u.turned[0] == nil {
+		u.turned[0] = map[netip.AddrPort]struct{}{}
+	}
+	if len(u.turned[0]) < maxTurned {
+		u.turned[0][peer] = struct{}{}
+	}
 }
 
 // many reports whether there are.
@@ -118,13 +146,20 @@ func (u *underWay) many(now time.Time) bool {
 func (u *underWay) expireLocked(now time.Time) {
 	n := 0
 	for n < len(u.begun) && now.Sub(u.begun[n].at) >= tunnel.HandshakeTimeout {
-		u.forgetLocked(u.begun[n].from)
+		u.forgetLocked(u.begun[n].peer)
 		n++
 	}
 	u.begun = slices.Delete(u.begun, 0, n)
+	switch since := now.Sub(u.began); {
+	case since >= 2*turnedFor:
+		u.turned, u.began = [2]map[netip.AddrPort]struct{}{}, now
+	case since >= turnedFor:
+		u.turned, u.began = [2]map[netip.AddrPort]struct{}{nil, u.turned[0]}, now
+	}
 }
 
-func (u *underWay) forgetLocked(from netip.Prefix) {
+func (u *underWay) forgetLocked(peer netip.AddrPort) {
+	from := source(peer.Addr())
 	if u.from[from]--; u.from[from] == 0 {
 		delete(u.from, from)
 	}

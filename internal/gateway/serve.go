@@ -30,8 +30,12 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 	if err != nil {
 		return fmt.Errorf("gateway: certificate: %w", err)
 	}
+	conn := tunnel.WrapPacketConn(pc, &g.lost)
+	if u, ok := conn.(*tunnel.UDPConn); ok {
+		u.Gather()
+	}
 	tr := &quic.Transport{
-		Conn:              tunnel.WrapPacketConn(pc, &g.lost),
+		Conn:              conn,
 		StatelessResetKey: resetKey(cert),
 		VerifySourceAddress: func(net.Addr) bool {
 			if !g.underWay.many(time.Now()) && g.handshakes.Allow() {
@@ -46,7 +50,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 		return fmt.Errorf("gateway: serve %s: %w", pc.LocalAddr(), err)
 	}
 	conf.GetConfigForClient = func(client *quic.ClientInfo) (*quic.Config, error) {
-		if !g.accepted.Allow() || !g.underWay.begin(time.Now(), tunnel.AddrPort(client.RemoteAddr).Addr()) {
+		if !g.accepted.Allow() || !g.underWay.begin(time.Now(), tunnel.AddrPort(client.RemoteAddr)) {
 			g.metrics.handshake(tunnel.OverQUIC, "refused")
 			return nil, errTooManyHandshakes // quic-go answers CONNECTION_REFUSED
 		}
@@ -81,7 +85,7 @@ func (g *Gateway) servePacket(ctx context.Context, pc net.PacketConn) error {
 var errTooManyHandshakes = errors.New("too many handshakes at the moment")
 
 func (g *Gateway) serveConn(ctx context.Context, qc *quic.Conn, group *sync.WaitGroup) {
-	g.underWay.done(tunnel.AddrPort(qc.RemoteAddr()).Addr())
+	g.underWay.done(tunnel.AddrPort(qc.RemoteAddr()))
 	g.metrics.handshake(tunnel.OverQUIC, "done")
 	g.serveSession(ctx, tunnel.NewQUICSession(qc), qc.ConnectionState().TLS, group)
 }
