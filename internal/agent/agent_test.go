@@ -21,20 +21,6 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/tunneltest"
 )
 
-func TestBackoff(t *testing.T) {
-	var got []time.Duration
-	for n := range 9 {
-		got = append(got, backoff(n))
-	}
-	want := []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second, 16 * time.Second, 30 * time.Second, 30 * time.Second, 30 * time.Second}
-	if d := cmp.Diff(want, got); d != "" {
-		t.Error(d)
-	}
-	if backoff(1<<40) != maxWait || backoff(-1) != firstWait {
-		t.Error("out of range")
-	}
-}
-
 func config(t *testing.T) Config {
 	ca := tunneltest.NewCA(t)
 	return Config{

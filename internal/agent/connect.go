@@ -27,6 +27,10 @@ const (
 	// waits for QUIC: two retransmissions of a first packet that was lost. Where
 	// UDP is blocked it is what that costs, once per network.
 	quicPatience = time.Second
+	// knownStart is headStart on a network where QUIC was what got through last: it is
+	// late rather than blocked, where many nodes return at once. Where it is blocked
+	// now, TCP is ready about when quicPatience ends, as it would be with headStart.
+	knownStart = 750 * time.Millisecond
 	// heardStart is headStart once the gateway has answered anything over UDP: the
 	// path is good then and the gateway busy, to which a handshake over TCP beside
 	// it would only add. A path that takes small packets and no large ones is why
@@ -150,10 +154,11 @@ func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPo
 	case r.transport == TCP:
 		return tcp(ctx)
 	case r.first == TCP:
-		return race(ctx, tcp, quic, raceRules{})
+		return race(ctx, tcp, quic, raceRules{start: headStart})
 	default:
-		rules := raceRules{patience: quicPatience, heard: heard.Load}
+		rules := raceRules{start: headStart, patience: quicPatience, heard: heard.Load}
 		if r.first == QUIC {
+			rules.start = knownStart
 			rules.final = turnedAway // what answers there is the gateway
 		}
 		return race(ctx, quic, tcp, rules)
@@ -162,6 +167,9 @@ func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPo
 
 // raceRules are for race.
 type raceRules struct {
+	// start is how long after first second starts at the latest if first was not
+	// heard.
+	start time.Duration
 	// patience is how long since the beginning first may still win over a second
 	// that is ready.
 	patience time.Duration
@@ -172,8 +180,8 @@ type raceRules struct {
 	final func(error) bool
 }
 
-// race starts second when first has had its headStart (heardStart if it was heard)
-// or failed, and returns the link that is ready first; the other one is closed.
+// race starts second when first has had its start (heardStart if it was heard) or
+// failed, and returns the link that is ready first; the other one is closed.
 func race(ctx context.Context, first, second func(context.Context) (*link, error), rules raceRules) (*link, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -189,7 +197,7 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 	}
 	go run(first, true)
 	pending := 1
-	start := time.NewTimer(headStart)
+	start := time.NewTimer(rules.start)
 	defer start.Stop()
 	patient := time.NewTimer(rules.patience)
 	defer patient.Stop()
@@ -217,7 +225,7 @@ func race(ctx context.Context, first, second func(context.Context) (*link, error
 		case <-start.C:
 			if rules.heard != nil && rules.heard() {
 				rules.heard = nil // it is longer once
-				start.Reset(heardStart - headStart)
+				start.Reset(heardStart - rules.start)
 				continue
 			}
 		case <-patient.C:

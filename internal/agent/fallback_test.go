@@ -62,7 +62,7 @@ func TestRace(t *testing.T) {
 					}
 				}
 				start := time.Now()
-				l, err := race(t.Context(), dial("first", tc.first, tc.firstErr), dial("second", tc.second, nil), raceRules{patience: tc.patience, heard: func() bool { return tc.heard }})
+				l, err := race(t.Context(), dial("first", tc.first, tc.firstErr), dial("second", tc.second, nil), raceRules{start: headStart, patience: tc.patience, heard: func() bool { return tc.heard }})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -80,28 +80,44 @@ func TestRace(t *testing.T) {
 		fail := func(text string) func(context.Context) (*link, error) {
 			return func(context.Context) (*link, error) { return nil, errors.New(text) }
 		}
-		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{patience: quicPatience}); err == nil || err.Error() != "one\ntwo" {
+		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{start: headStart, patience: quicPatience}); err == nil || err.Error() != "one\ntwo" {
 			t.Errorf("error: %v", err)
 		}
 		// Refused by the gateway: no second, unless it might be another's answer.
 		busy := func(context.Context) (*link, error) {
 			return nil, fmt.Errorf("over QUIC: %w", &quic.TransportError{Remote: true, ErrorCode: quic.ConnectionRefused})
 		}
-		if _, err := race(t.Context(), busy, fail("two"), raceRules{patience: quicPatience, final: turnedAway}); err == nil || strings.Contains(err.Error(), "two") {
+		if _, err := race(t.Context(), busy, fail("two"), raceRules{start: headStart, patience: quicPatience, final: turnedAway}); err == nil || strings.Contains(err.Error(), "two") {
 			t.Errorf("error: %v", err)
 		}
-		if _, err := race(t.Context(), busy, fail("two"), raceRules{patience: quicPatience}); err == nil || !strings.Contains(err.Error(), "two") {
+		if _, err := race(t.Context(), busy, fail("two"), raceRules{start: headStart, patience: quicPatience}); err == nil || !strings.Contains(err.Error(), "two") {
 			t.Errorf("error: %v", err)
 		}
-		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{patience: quicPatience, final: turnedAway}); err == nil || !strings.Contains(err.Error(), "two") {
+		if _, err := race(t.Context(), fail("one"), fail("two"), raceRules{start: headStart, patience: quicPatience, final: turnedAway}); err == nil || !strings.Contains(err.Error(), "two") {
 			t.Errorf("error: %v", err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
 		stuck := func(ctx context.Context) (*link, error) { <-ctx.Done(); return nil, ctx.Err() }
-		if _, err := race(ctx, stuck, stuck, raceRules{patience: quicPatience}); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := race(ctx, stuck, stuck, raceRules{start: headStart, patience: quicPatience}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("error: %v", err)
 		}
+	})
+	// Where QUIC got through last it has longer, and a TCP connection is as soon there.
+	synctest.Test(t, func(t *testing.T) {
+		var began time.Duration
+		start := time.Now()
+		first := func(ctx context.Context) (*link, error) { <-ctx.Done(); return nil, ctx.Err() }
+		second := func(context.Context) (*link, error) {
+			began = time.Since(start)
+			time.Sleep(200 * time.Millisecond)
+			return &link{Session: nullSession{}, transport: TCP, free: func() error { return nil }}, nil
+		}
+		l, err := race(t.Context(), first, second, raceRules{start: knownStart, patience: quicPatience})
+		if err != nil || l.transport != TCP || began != knownStart || time.Since(start) != quicPatience {
+			t.Errorf("%v, %v, begun after %s, ready after %s", l, err, began, time.Since(start))
+		}
+		synctest.Wait()
 	})
 }
 

@@ -21,13 +21,13 @@ const (
 )
 
 // pause waits for d, a Poke, or, if knock is set, for a gateway that answers a knock
-// and then up to knockSpread; false when ctx ended.
+// and then up to knockSpread, or spread if that is more; false when ctx ended.
 //
 // After an outage of minutes the wait between attempts is up to maxWait, and no
 // event tells the node that a link further away is back. A connection over TCP that
 // is made and closed again tells, also where only UDP will carry the session: it is
 // a hint, and nothing is sent on it.
-func (a *Agent) pause(ctx context.Context, d time.Duration, knock bool) bool {
+func (a *Agent) pause(ctx context.Context, d time.Duration, knock bool, spread time.Duration) bool {
 	if !knock || d <= knockEvery {
 		return a.wait(ctx, d)
 	}
@@ -48,7 +48,7 @@ func (a *Agent) pause(ctx context.Context, d time.Duration, knock bool) bool {
 	case <-t.C:
 	case <-a.poke:
 	case <-answered:
-		return a.wait(ctx, a.cfg.Jitter(knockSpread))
+		return a.wait(ctx, a.cfg.Jitter(max(knockSpread, spread)))
 	}
 	return ctx.Err() == nil
 }

@@ -95,7 +95,7 @@ func TestPauseUntilAGatewayThatAnswers(t *testing.T) {
 					}
 					return tc.answer
 				}, tc.proxy)
-				if !a.pause(t.Context(), wait, tc.knock) {
+				if !a.pause(t.Context(), wait, tc.knock, 0) {
 					t.Error("it was ended")
 				}
 				if d := time.Since(start); d != tc.want || asked.Load() != tc.asked {
@@ -109,11 +109,11 @@ func TestPauseUntilAGatewayThatAnswers(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		start := time.Now()
-		if a.pause(ctx, wait, true) || time.Since(start) != 5*time.Second {
+		if a.pause(ctx, wait, true, 0) || time.Since(start) != 5*time.Second {
 			t.Errorf("went on for %s", time.Since(start))
 		}
 		a.poke <- struct{}{}
-		if !a.pause(t.Context(), wait, true) || time.Since(start) != 5*time.Second {
+		if !a.pause(t.Context(), wait, true, 0) || time.Since(start) != 5*time.Second {
 			t.Errorf("a Poke was heard after %s", time.Since(start))
 		}
 	})

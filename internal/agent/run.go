@@ -12,19 +12,6 @@ import (
 )
 
 const (
-	// firstWait spreads the nodes of a gateway that has just gone: full jitter
-	// of half a second, which a person does not notice.
-	firstWait = 500 * time.Millisecond
-	// maxWait bounds a wait: a site that is back is noticed within it, and sooner
-	// where its gateway answers knocks (see pause).
-	maxWait = 30 * time.Second
-	// settled is how long a session must have lasted for its end to count as a
-	// first failure and not as one more.
-	settled = 10 * time.Second
-	// refusedTry is where the count of failures stands at least after a gateway
-	// refused the node or another process took its session over: trying again
-	// soon changes nothing there.
-	refusedTry = 6
 	// rebalance is how often an agent that is not at its home gateway tries to
 	// return there: after a restart of that one nodes are spread again within
 	// minutes, and a gateway that comes and goes is not chased.
@@ -36,18 +23,6 @@ const (
 	// moveRetry is the wait before the next attempt to leave a draining gateway.
 	moveRetry = 2 * time.Second
 )
-
-// backoff is the longest wait before try number n (0 is the first): full jitter
-// under min(maxWait, 0.5 s * 2^n), except that the first is spread over firstWait.
-func backoff(n int) time.Duration {
-	if n <= 0 {
-		return firstWait
-	}
-	if n > 6 { // 0.5 s * 2^6 is above maxWait already
-		n = 6
-	}
-	return min(maxWait, 500*time.Millisecond<<n)
-}
 
 // Run keeps a session until ctx ends, and returns nil then; when it returns,
 // nothing of the agent runs any more. It is an error to call it twice.
@@ -61,62 +36,27 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.lostAt = time.Now()
 	a.mu.Unlock()
 	var sessions sync.WaitGroup
-	var spread time.Duration // asked for by the gateway that was lost
-	var least time.Duration  // refused agents wait this long at least
-	silent := false          // nothing was heard from any gateway
-	for try := 0; a.pause(ctx, least+a.cfg.Jitter(max(backoff(try), spread)-least), silent); {
-		var began time.Time
-		var err error
-		spread = 0
-		if s, cerr := a.connectAny(ctx, a.dir.candidates(time.Now())); cerr != nil {
-			err = cerr
+	var r retries
+	for a.pause(ctx, r.wait(a.cfg.Jitter), r.silent, r.spread) {
+		s, err := a.connectAny(ctx, a.dir.candidates(time.Now()))
+		if err != nil {
+			r.failed(err)
 		} else {
-			began = time.Now()
+			began := time.Now()
 			s, err = a.hold(ctx, &sessions, s)
-			spread = time.Duration(s.welcome.SpreadMS) * time.Millisecond
 			err = fmt.Errorf("gateway %s: session ended after %s: %w", s.gateway, time.Since(s.began).Round(time.Millisecond), err)
+			r.lost(time.Since(began), time.Duration(s.spread.Load())*time.Millisecond, err)
 		}
 		if ctx.Err() != nil {
 			break
 		}
-		var asked time.Duration
-		try, asked, least = nextTry(try, began, err)
-		silent = unanswered(err)
-		spread = min(max(spread, asked), maxSpread)
-		a.log.Warn("not connected to a gateway", "error", err, "retry_within", max(backoff(try), spread))
+		a.log.Warn("not connected to a gateway", "error", err, "retry_within", r.longest())
 	}
 	sessions.Wait()
 	a.mu.Lock()
 	a.running = false
 	a.mu.Unlock()
 	return nil
-}
-
-// maxSpread bounds what a gateway may ask for.
-const maxSpread = 10 * time.Minute
-
-// nextTry counts a failure: how long the next wait may be, what the gateway asked
-// for, and how long the wait must be. began is zero where there was no session.
-func nextTry(try int, began time.Time, err error) (next int, asked, least time.Duration) {
-	if !began.IsZero() && time.Since(began) >= settled {
-		try = 0
-	} else {
-		try++
-	}
-	if closed, ok := errors.AsType[*tunnel.CloseError](err); ok && closed.Remote {
-		asked, _ = tunnel.ParseRetry(closed.Reason)
-		switch closed.Code {
-		case tunnel.CloseGoingAway:
-			if !began.IsZero() {
-				try = 0
-			}
-		case tunnel.CloseDenied, tunnel.CloseRevoked, tunnel.CloseSuperseded, tunnel.CloseRateLimited:
-			// An answer that is the same at once: two daemons with one identity,
-			// above all, would take the place from each other for ever.
-			try, least = max(try, refusedTry), maxWait/2
-		}
-	}
-	return try, asked, least
 }
 
 // wait waits for d or a Poke; false when ctx ended.

@@ -29,6 +29,8 @@ type session struct {
 	stalls  *tunnel.Stalls
 	streams tunnel.Inflight // carried connections of both directions
 
+	spread atomic.Int64 // in milliseconds, of the next return; as the gateway said last
+
 	drained chan tunnel.Drain // takes one
 	leaving atomic.Bool       // the gateway drains
 
@@ -136,6 +138,7 @@ func (s *session) hello(ctx context.Context) error {
 		return fmt.Errorf("WELCOME names version %d, this agent speaks 1 to %d", w.Version, tunnel.Version)
 	}
 	s.welcome = w
+	s.spread.Store(w.SpreadMS)
 	if err := s.control.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("control stream: %w", err)
 	}
@@ -218,6 +221,8 @@ func (s *session) controlLoop() {
 			case s.drained <- m:
 			default: // it has said so before
 			}
+		case tunnel.Spread:
+			s.spread.Store(m.SpreadMS)
 		case tunnel.SignedGateways:
 			s.take(signed.KindGateways, m.Document)
 		case tunnel.SignedPolicy:

@@ -1,7 +1,9 @@
 package gateway_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -105,6 +107,42 @@ func TestHeartbeatsOfTheCurrentSessionOnly(t *testing.T) {
 		synctest.Wait()
 		if len(beats) != 0 {
 			t.Errorf("the superseded session's heartbeat was passed on: %+v", <-beats)
+		}
+	})
+}
+
+// All nodes return over the same time, those too that came when there were few.
+func TestSpreadOfAReturn(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		const nodes = 300
+		var longest atomic.Int64
+		l.joined("first", nil, func(c *agent.Config) {
+			c.Heartbeat = func() tunnel.Heartbeat { return tunnel.Heartbeat{} }
+			c.Jitter = func(max time.Duration) time.Duration {
+				if max != tunnel.SignOfLife {
+					longest.Store(int64(max))
+				}
+				return max - 1
+			}
+		})
+		for i := range nodes - 1 {
+			l.join(fmt.Sprintf("node-%d", i), nil, nil)
+		}
+		<-time.After(tunnel.HeartbeatInterval + time.Second)
+		if n := len(l.gw.Sessions()); n != nodes {
+			t.Fatalf("%d sessions", n)
+		}
+		// Once more, for the last to come.
+		<-time.After(tunnel.HeartbeatInterval)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := l.gw.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Second / 2)
+		synctest.Wait()
+		if got := time.Duration(longest.Load()); got < 700*time.Millisecond || got > 720*time.Millisecond {
+			t.Errorf("it returns within %s", got)
 		}
 	})
 }

@@ -49,8 +49,12 @@ const (
 	// hold, whichever nodes they are of.
 	stallBudget = 512 << 20
 	// returnRate is how many nodes a second are to return when this gateway is
-	// lost; see tunnel.Welcome.SpreadMS.
-	returnRate = 500
+	// lost; see tunnel.Spread. With what a core can do (maxHandshakeRate)
+	// there is as much again for those that must come twice; and ten thousand, who
+	// take up to six seconds to notice, are back in thirty.
+	returnRate = 420
+	// leastSpread is what agents do by themselves: less need not be asked for.
+	leastSpread = 500 * time.Millisecond
 	// sessionRate and sessionBurst bound the sessions of one node: two processes
 	// with one identity that supersede each other, or a crash loop.
 	sessionRate  = rate.Limit(0.5)
@@ -61,7 +65,7 @@ const (
 	maxSessionNodes = 16384
 )
 
-// spread is what WELCOME says.
+// spread is over how long this gateway's nodes are to return if it is lost.
 func (g *Gateway) spread() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -21,6 +21,7 @@ type session struct {
 	hello   tunnel.Hello
 	since   time.Time
 	epoch   uint64
+	spread  time.Duration // as the node was told; controlLoop's once that runs
 	log     *slog.Logger
 	streams tunnel.Inflight
 	// kubeletUp: the last dial of the kubelet worked, so that the next one need
@@ -141,10 +142,11 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 	if hello.Node != s.node {
 		return nil, fmt.Errorf("HELLO names node %q but the certificate is for %q", hello.Node, s.node)
 	}
+	s.spread = g.spread()
 	s.hello, s.since, s.epoch = hello, g.cfg.Clock(), g.nextEpoch(s.node, hello.LastEpoch)
 	err = s.control.Send(tunnel.Welcome{
 		Version: min(hello.Version, tunnel.Version), Gateway: g.id, Epoch: s.epoch,
-		Capabilities: tunnel.Supported, SpreadMS: g.spread().Milliseconds(),
+		Capabilities: tunnel.Supported, SpreadMS: s.spread.Milliseconds(),
 	})
 	if err != nil {
 		return nil, err
@@ -205,6 +207,7 @@ func (g *Gateway) controlLoop(s *session) {
 			// A superseded session only finishes: what its agent says is old.
 			if g.isCurrent(s) {
 				g.cfg.OnHeartbeat(s.node, m)
+				err = g.respread(s)
 			}
 		case tunnel.Hello, tunnel.Welcome:
 			err = fmt.Errorf("control message %d out of place", m.Type())
@@ -214,6 +217,18 @@ func (g *Gateway) controlLoop(s *session) {
 			return
 		}
 	}
+}
+
+// respread tells the node over how long to spread its return, if that is much else
+// than it was told. Who came first was told of few nodes: if all of those returned
+// within what was right for few, they would be too many at once.
+func (g *Gateway) respread(s *session) error {
+	now := g.spread()
+	if max(now, s.spread) < leastSpread || now <= s.spread*5/4 && now >= s.spread/2 {
+		return nil
+	}
+	s.spread = now
+	return s.control.Send(tunnel.Spread{SpreadMS: now.Milliseconds()})
 }
 
 // acceptLoop serves the streams that the node opens.

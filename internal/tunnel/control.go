@@ -39,6 +39,7 @@ const (
 	TypeGateways  MessageType = 10
 	TypePolicy    MessageType = 12
 	TypePad       MessageType = 14
+	TypeSpread    MessageType = 16
 )
 
 // Pad is skipped by who receives it. An agent sends one, or a Heartbeat that is as
@@ -80,8 +81,8 @@ const (
 // Has reports whether every bit of c is in s.
 func (s Capabilities) Has(c Capabilities) bool { return s&c == c }
 
-// Message is one of Hello, Welcome, Ping, Pong, Drain, Heartbeat, SignedGateways
-// and SignedPolicy; between gateways also of MeshHello, Owned and Kick.
+// Message is one of Hello, Welcome, Ping, Pong, Drain, Heartbeat, Spread,
+// SignedGateways and SignedPolicy; between gateways also of MeshHello, Owned and Kick.
 type Message interface{ Type() MessageType }
 
 // Hello is the first message of an agent.
@@ -108,8 +109,14 @@ type Welcome struct {
 	Epoch        uint64       `json:"epoch"`
 	Capabilities Capabilities `json:"capabilities,omitempty"`
 	// SpreadMS is over how many milliseconds the node is to spread its first
-	// attempt after it loses this session: a gateway with many nodes asks for
-	// more, so that they do not all return to another one in one moment.
+	// attempt after it loses this session, and over half of it those that follow: a
+	// gateway with many nodes asks for more, so that they do not all return to
+	// another one in one moment.
+	SpreadMS int64 `json:"spreadMS,omitempty"`
+}
+
+// Spread replaces what WELCOME said: the gateway has more nodes since, or fewer.
+type Spread struct {
 	SpreadMS int64 `json:"spreadMS,omitempty"`
 }
 
@@ -157,6 +164,9 @@ func (Drain) Type() MessageType { return TypeDrain }
 
 // Type implements Message.
 func (SignedGateways) Type() MessageType { return TypeGateways }
+
+// Type implements Message.
+func (Spread) Type() MessageType { return TypeSpread }
 
 // Type implements Message.
 func (SignedPolicy) Type() MessageType { return TypePolicy }
@@ -259,6 +269,11 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 		}
 	case TypeDrain:
 		var m Drain
+		if err = json.Unmarshal(body, &m); err == nil {
+			return m, nil
+		}
+	case TypeSpread:
+		var m Spread
 		if err = json.Unmarshal(body, &m); err == nil {
 			return m, nil
 		}

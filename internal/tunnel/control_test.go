@@ -21,6 +21,7 @@ var messages = []Message{
 	Heartbeat{Autonomy: &Autonomy{}}.WithKubeletAge(3 * time.Second),
 	Heartbeat{Autonomy: &Autonomy{Faults: []Fault{{Reason: "CacheIncomplete", Message: "pods have not been read"}, {Reason: "ClockUnset"}}}},
 	Drain{DeadlineMS: 1000, Alternates: []string{"b", "c"}, SpreadMS: 500},
+	Spread{SpreadMS: 20_000},
 	SignedGateways{[]byte("gateways")}, SignedPolicy{[]byte("policy")},
 	MeshHello{Version: 1, Process: "p", Draining: true}, Kick{Node: "berlin-1", Reason: "revoked"},
 	Owned{Snapshot: true}, Owned{Sessions: []OwnedSession{{"berlin-1", 1 << 60}, {"berlin-2", 0}}},
