@@ -78,6 +78,7 @@ func TestNobodyElse(t *testing.T) {
 func TestPodsWithoutRights(t *testing.T) {
 	r, s, address := cutRig(t)
 	r.online(false)
+	r.settled()
 	r.hub.local.config.Memo.Put(bucketRights, "shop/web", []byte(`{}`))
 	wrong := s.token(func(c map[string]any) { c["aud"] = []string{"vault"} })
 	for who, c := range map[string]struct{ token, want string }{
@@ -127,6 +128,7 @@ func (r *rig) asPod(client *http.Client, address, method, path, token string) *h
 func TestWritesOfPods(t *testing.T) {
 	r, s, address := cutRig(t)
 	r.online(false)
+	r.settled()
 	m := r.hub.local.config.Memo
 	rule := `{"verbs":["create"],"apiGroups":[""],"resources":["pods/eviction","configmaps"]}`
 	for name, c := range map[string]struct {

@@ -138,6 +138,20 @@ func (r *rig) online(want bool) {
 	}
 }
 
+// settled waits, of a hub that is offline, until it asks for nothing that it began to
+// ask for before: an answer that comes late is remembered too. When it takes a third
+// request to learn it is done with the first.
+func (r *rig) settled() {
+	r.t.Helper()
+	for range 3 {
+		select {
+		case r.hub.local.learning <- struct{}{}:
+		case <-time.After(patience):
+			r.t.Fatal("the hub still learns")
+		}
+	}
+}
+
 // learned waits until the hub has learned, since the link was back, who signs
 // tokens: the last it asks for unasked where it has no pods' tokens. The fake
 // apiserver must say so (see answerIssuer).
