@@ -92,11 +92,15 @@ const (
 	// where the path is back. After that callers are told at once, so that they
 	// turn to what they have.
 	sessionWait = 5 * time.Second
-	// pokePings and pokeInterval: after an address change the gateway learns of
+	// pokePings: after an address change the gateway learns of
 	// the new path from the first packet that arrives on it, so some are sent. A
 	// network that has just changed may take seconds to carry anything, and what
-	// comes after that should not wait: 20 packets of 70 bytes.
-	pokePings    = 20
+	// comes after that should not wait: 24 packets of 70 bytes. The first are sent
+	// pokeSoon after each other, for most networks that carry nothing yet when they
+	// tell of a change do so within moments.
+	pokePings    = 24
+	pokesSoon    = 5
+	pokeSoon     = 50 * time.Millisecond
 	pokeInterval = 250 * time.Millisecond
 )
 

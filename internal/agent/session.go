@@ -285,7 +285,7 @@ func (s *session) signOfLife(beat bool) tunnel.Message {
 
 // pokeLoop pings for a while after each Poke.
 func (s *session) pokeLoop(ctx context.Context) {
-	tick := time.NewTicker(pokeInterval)
+	tick := time.NewTimer(pokeInterval)
 	defer tick.Stop()
 	left := 0
 	for n := uint64(0); ; {
@@ -301,13 +301,17 @@ func (s *session) pokeLoop(ctx context.Context) {
 		case <-s.poke:
 			left = pokePings
 			s.networkChanged(s.a.cfg.Addresses)
-			tick.Reset(pokeInterval)
 		case <-next:
 		}
 		n++
 		left--
 		if !s.ping(n) {
 			return
+		}
+		if left > pokePings-pokesSoon {
+			tick.Reset(pokeSoon)
+		} else {
+			tick.Reset(pokeInterval)
 		}
 	}
 }
