@@ -222,7 +222,7 @@ func (s *session) controlLoop() {
 			default: // it has said so before
 			}
 		case tunnel.Spread:
-			s.spread.Store(m.SpreadMS)
+			s.spread.Store(int64(min(m.Milliseconds, uint64(maxSpread.Milliseconds()))))
 		case tunnel.SignedGateways:
 			s.take(signed.KindGateways, m.Document)
 		case tunnel.SignedPolicy:

@@ -228,7 +228,7 @@ func (g *Gateway) respread(s *session) error {
 		return nil
 	}
 	s.spread = now
-	return s.control.Send(tunnel.Spread{SpreadMS: now.Milliseconds()})
+	return s.control.Send(tunnel.Spread{Milliseconds: uint64(now.Milliseconds())})
 }
 
 // acceptLoop serves the streams that the node opens.

@@ -115,10 +115,8 @@ type Welcome struct {
 	SpreadMS int64 `json:"spreadMS,omitempty"`
 }
 
-// Spread replaces what WELCOME said: the gateway has more nodes since, or fewer.
-type Spread struct {
-	SpreadMS int64 `json:"spreadMS,omitempty"`
-}
+// Spread replaces Welcome.SpreadMS: the gateway has more nodes since, or fewer.
+type Spread struct{ Milliseconds uint64 }
 
 // Ping asks for a Pong with the same payload. It also makes the path known to
 // the other end after an address change.
@@ -187,6 +185,8 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 		body = m.Document
 	case Owned:
 		body = m.append(nil)
+	case Spread:
+		body = quicvarint.Append(nil, m.Milliseconds)
 	default:
 		var err error
 		if body, err = json.Marshal(m); err != nil {
@@ -273,10 +273,11 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 			return m, nil
 		}
 	case TypeSpread:
-		var m Spread
-		if err = json.Unmarshal(body, &m); err == nil {
-			return m, nil
+		ms, n, err := quicvarint.Parse(body)
+		if err != nil || n != len(body) {
+			return nil, fmt.Errorf("control message %d: %d bytes are no varint", t, len(body))
 		}
+		return Spread{Milliseconds: ms}, nil
 	case TypeHeartbeat:
 		var m Heartbeat
 		if m, err = apart(func() (Heartbeat, error) { return parseHeartbeat(body) }); err == nil {

@@ -16,6 +16,11 @@ import (
 // enough to stop all others.
 const stalledReaders = 50
 
+// stalledFill is when the stalled streams have filled whatever holds them: windows
+// and sockets of some 350 KB each, which the line takes three seconds for. Until then
+// they are not stalled: they are downloads.
+const stalledFill = 6 * time.Second
+
 // stalledResult is what new streams did before and after.
 type stalledResult struct {
 	before, after latencies
@@ -80,9 +85,8 @@ func stalled(ctx context.Context, dial dialer, n int) (r stalledResult, err erro
 		}
 		r.sent++
 	}
-	// The stalled streams have filled whatever holds them.
 	select {
-	case <-time.After(2 * time.Second):
+	case <-time.After(stalledFill):
 	case <-ctx.Done():
 		return r, ctx.Err()
 	}
