@@ -59,7 +59,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "measure only these, separated by commas: "+strings.Join(partNames(), ", "))
 	flag.StringVar(&o.line, "line", "", "measure only lines whose name contains this")
 	flag.StringVar(&o.subject, "subject", "", "measure only subjects whose name contains this")
-	flag.StringVar(&o.out, "out", "bench/tunnel.json", "`file` for the results")
+	flag.StringVar(&o.out, "out", "", "`file` for the results; of a whole run bench/tunnel.json if not given")
 	flag.StringVar(&o.konnServer, "konnectivity-server", "", "konnectivity's server `program` to compare with; none if empty")
 	flag.StringVar(&o.konnAgent, "konnectivity-agent", "", "its agent `program`")
 	flag.StringVar(&o.chisel, "chisel", "", "chisel `program` to compare with; none if empty")
@@ -115,6 +115,9 @@ func run(ctx context.Context, o options) (err error) {
 	if err := netlab.Supported(); err != nil {
 		return fmt.Errorf("the lines cannot be emulated here: %w", err)
 	}
+	if o.out == "" && !o.quick && only == nil && o.line == "" && o.subject == "" {
+		o.out = "bench/tunnel.json"
+	}
 	for _, p := range []*string{&o.out, &o.konnServer, &o.konnAgent, &o.chisel, &o.frps, &o.frpc} {
 		if *p == "" {
 			continue
@@ -146,13 +149,9 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	fmt.Print("\n", bench.Table(rows), bench.Misses(rows))
 	w.say("took %s with %d seeds", time.Since(start).Round(time.Second), o.seeds)
-	switch {
-	case o.quick:
-		w.say("this was the quick form (fewer seeds, shorter transfers): %s is left as it was", filepath.Base(o.out))
-	case only != nil || o.line != "" || o.subject != "":
-		w.say("a part of the benchmark was asked for: %s is left as it was", filepath.Base(o.out))
-	default:
-		return bench.Write(o.out, rows)
+	if o.out == "" {
+		w.say("this was the quick form or a part of the benchmark, with no file for it with -out: nothing is written")
+		return nil
 	}
-	return nil
+	return bench.Write(o.out, rows)
 }
