@@ -80,10 +80,10 @@ type underWay struct {
 	from  map[netip.Prefix]int // of begun, by source
 
 	// turned are peers that were turned away, in this turnedFor and in the one
-	// before: a handshake begins with two packets, and one of which only the second was taken
-	// would hold a place until its time is over.
-	turned [2]map[netip.AddrPort]struct{}
-	began  time.Time // of this turnedFor
+	// before: a handshake begins with two packets, and one of which only the second
+	// was taken would hold a place until its time is over.
+	turned      [2]map[netip.AddrPort]struct{}
+	turnedSince time.Time // this turnedFor's beginning
 }
 
 type beginning struct {
@@ -154,11 +154,11 @@ func (u *underWay) expireLocked(now time.Time) {
 		n++
 	}
 	u.begun = slices.Delete(u.begun, 0, n)
-	switch since := now.Sub(u.began); {
+	switch since := now.Sub(u.turnedSince); {
 	case since >= 2*turnedFor:
-		u.turned, u.began = [2]map[netip.AddrPort]struct{}{}, now
+		u.turned, u.turnedSince = [2]map[netip.AddrPort]struct{}{}, now
 	case since >= turnedFor:
-		u.turned, u.began = [2]map[netip.AddrPort]struct{}{nil, u.turned[0]}, now
+		u.turned, u.turnedSince = [2]map[netip.AddrPort]struct{}{nil, u.turned[0]}, now
 	}
 }
 

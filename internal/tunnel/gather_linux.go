@@ -22,23 +22,22 @@ type gatherer struct {
 	sleep func(time.Duration)
 
 	often bool // as many as gatherFrom came in a second, when last looked
-	more  bool // there may be more to read at once
 	n     int  // read since
 	since time.Time
 }
 
 func newGatherer() *gatherer { return &gatherer{sleep: time.Sleep} }
 
-// before is called before a read.
-func (g *gatherer) before() {
-	if g.often && !g.more {
+// before is called before a read. full says that the last one found as many as it had
+// room for: there may be more to read at once.
+func (g *gatherer) before(full bool) {
+	if g.often && !full {
 		g.sleep(gatherFor)
 	}
 }
 
-// after is told that n packets were read with room for most.
-func (g *gatherer) after(n, most int, now time.Time) {
-	g.more = n == most
+// after is told that n packets were read.
+func (g *gatherer) after(n int, now time.Time) {
 	if g.n += n; g.n < gatherOver {
 		return
 	}

@@ -28,9 +28,9 @@ func TestGatherer(t *testing.T) {
 			slept++
 		}
 		for range 10 * gatherOver {
-			g.before()
+			g.before(c.n == most)
 			now = now.Add(c.every)
-			g.after(c.n, most, now)
+			g.after(c.n, now)
 		}
 		if got := slept > 0; got != c.want {
 			t.Errorf("%s: slept %d times", name, slept)
@@ -45,9 +45,9 @@ func TestGathererEnds(t *testing.T) {
 	g.sleep = func(time.Duration) { slept++ }
 	read := func(every time.Duration, times int) {
 		for range times {
-			g.before()
+			g.before(false)
 			now = now.Add(every)
-			g.after(1, 8, now)
+			g.after(1, now)
 		}
 	}
 	read(time.Millisecond/2, 3*gatherOver)

@@ -95,12 +95,12 @@ func (r *packetReader) readBatch(ms []ipv4.Message, flags int) (int, error) {
 // receive reads once from the kernel.
 func (r *packetReader) receive(ms []ipv4.Message, flags int) (int, error) {
 	if r.gather != nil {
-		r.gather.before()
+		r.gather.before(r.full)
 	}
 	n, err := r.conn.ReadBatch(ms, flags)
 	r.full = n == len(ms)
 	if r.gather != nil && n > 0 {
-		r.gather.after(n, len(ms), time.Now())
+		r.gather.after(n, time.Now())
 	}
 	return n, err
 }

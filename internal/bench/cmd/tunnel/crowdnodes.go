@@ -95,7 +95,7 @@ func (p *crowdProcess) returned(ctx context.Context, since time.Time) (crowdRetu
 // since. It ends with its input.
 func crowdRole(dir, server string, n int) error {
 	// What is measured is the cloud end, which shares the machine with so many nodes:
-	// their collections would take a third of what there is of processor.
+	// their collections would take processor from it.
 	debug.SetGCPercent(crowdGCPercent)
 	certificate, err := certifier(dir)
 	if err != nil {
