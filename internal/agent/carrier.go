@@ -145,6 +145,7 @@ func (s *session) aliveLoop(ctx context.Context) {
 // address it was made from, which nobody else would notice for IdleTimeout.
 func (s *session) networkChanged(addresses func() ([]net.Addr, error)) {
 	if s.sess.transport != TCP {
+		tunnel.Moved(s.sess.Session)
 		select {
 		case s.changed <- struct{}{}:
 		default:

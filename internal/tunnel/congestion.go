@@ -62,16 +62,29 @@ func (c Congestion) Set(conf *quic.Config) error {
 	return nil
 }
 
-// algorithm is a congestion.Controller as quic-go calls it.
+// algorithm is a congestion.Controller as quic-go calls it. It is the connection's
+// from begin to end: quic-go makes one of its own anew after a migration, and what
+// was known of the path before is worth more, see Controller.Moved.
 type algorithm struct {
-	c *congestion.Controller
+	// From outside, by any goroutine:
+	nudges atomic.Int32 // packets that may be sent beside the controller; see Nudge
+	moved  atomic.Bool  // see Moved; not acted upon yet
+
+	// By the goroutine that runs the connection:
+	c *congestion.Controller // nil: not begun
 	n quichook.Counters
-	// nudges is how many packets may be sent beside the controller; see Nudge.
-	nudges *atomic.Int32
 }
 
-func newAlgorithm(n quichook.Counters, nudges *atomic.Int32) quichook.Algorithm {
-	a := &algorithm{c: congestion.New(packetSize), n: n, nudges: nudges}
+// begin is for quichook.Install.
+func (a *algorithm) begin(n quichook.Counters) quichook.Algorithm {
+	a.n = n
+	if a.c == nil {
+		a.c = congestion.New(packetSize)
+	} else {
+		// After a migration, with which quic-go has taken all for lost.
+		a.c.Moved(0)
+		a.c.SetDatagramSize(packetSize)
+	}
 	a.publish()
 	return a
 }
@@ -79,6 +92,10 @@ func newAlgorithm(n quichook.Counters, nudges *atomic.Int32) quichook.Algorithm 
 func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
 
 func (a *algorithm) CanSend(inFlight int64) bool {
+	if a.moved.CompareAndSwap(true, false) {
+		a.c.Moved(inFlight)
+		a.publish()
+	}
 	return a.c.CanSend(inFlight) || a.nudges.Load() > 0
 }
 
@@ -113,7 +130,18 @@ const nudgePackets = 2
 // a session whose congestion control is not ours.
 func Nudge(s Session) {
 	if q, ok := s.(*quicSession); ok {
-		q.nudges.Store(nudgePackets)
+		q.algorithm.nudges.Store(nudgePackets)
+	}
+}
+
+// Moved tells a session that what it sends takes another path from here on: this
+// machine's way out has changed. What was on the way does not keep it from sending
+// on the new one, nor is what becomes of that taken for a sign of congestion. It
+// shows with the next packet. Without effect on a session whose congestion control
+// is not ours. At the other end quic-go notices by itself.
+func Moved(s Session) {
+	if q, ok := s.(*quicSession); ok {
+		q.algorithm.moved.Store(true)
 	}
 }
 
@@ -127,7 +155,7 @@ func (a *algorithm) OnCongestionEvent(number, bytes, _ int64) {
 		a.c.OnMarked()
 		return
 	}
-	a.c.OnLost(number)
+	a.c.OnLost(number, bytes)
 	a.n.LostPackets.Add(1)
 	a.n.LostBytes.Add(uint64(bytes))
 }
@@ -138,8 +166,8 @@ func (a *algorithm) SetMaxDatagramSize(size int64) { a.c.SetDatagramSize(size) }
 
 // installCongestion gives c the algorithm that its configuration names. Without a
 // hook priorities may be set at any time.
-func installCongestion(c *quic.Conn, nudges *atomic.Int32) (*quichook.Hook, Congestion) {
-	hook, err := quichook.Install(c, func(n quichook.Counters) quichook.Algorithm { return newAlgorithm(n, nudges) })
+func installCongestion(c *quic.Conn, a *algorithm) (*quichook.Hook, Congestion) {
+	hook, err := quichook.Install(c, a.begin)
 	if err != nil {
 		// Made for Reno, or by a quic-go in which the hook does not find its way
 		// (a test fails then). Reno is slow on bad lines and otherwise right.

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -53,7 +52,7 @@ const maxReason = 256
 // NewQUICSession makes a Session of a connection whose handshake is complete.
 func NewQUICSession(c *quic.Conn) Session {
 	s := &quicSession{c: c}
-	s.hook, s.congestion = installCongestion(c, &s.nudges)
+	s.hook, s.congestion = installCongestion(c, &s.algorithm)
 	return s
 }
 
@@ -61,7 +60,7 @@ type quicSession struct {
 	c          *quic.Conn
 	hook       *quichook.Hook // nil: quic-go as it is
 	congestion Congestion
-	nudges     atomic.Int32 // see Nudge
+	algorithm  algorithm // by which it sends, if there is a hook
 }
 
 func (s *quicSession) Open() (Stream, error) {

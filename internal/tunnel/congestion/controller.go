@@ -62,6 +62,12 @@ const (
 	lossMadeUp = 0.05
 	// lossBackoff is what the sending rate falls to, of what was delivered.
 	lossBackoff = 0.9
+	// silence without any acknowledgement, or silentRounds round trips if that is
+	// more, is an outage: what was on the way then is lost without a word about
+	// how much the path carries. A queue that is full lets through a packet every
+	// few milliseconds.
+	silence      = 250 * time.Millisecond
+	silentRounds = 4
 
 	// queueDrain is the gain while the queue in front of the bottleneck stands
 	// (queueTolerance and an eighth of the shortest round trip above it, in every
@@ -142,8 +148,15 @@ type Controller struct {
 		packets int64
 		lost    int64
 	}
-	lossShare   float64 // of the last sample, below the ceiling
-	lostPackets int64   // ever
+	lossShare   float64       // of the last sample, below the ceiling
+	lostPackets int64         // ever
+	outageEnd   time.Duration // loss of what was sent before says nothing
+	newest      int64         // number of the packet that was sent last
+	moved       struct {      // see Moved
+		first    int64 // number of the first packet of the new path
+		inFlight int64 // bytes of the path before that still count as on the way
+		unproven bool  // nothing of the new path has been acknowledged
+	}
 
 	window  int64
 	started bool // a first packet was sent; before that no time is known
@@ -163,12 +176,54 @@ func (c *Controller) start(now time.Duration) {
 	c.round.began, c.loss.began = now, now
 }
 
+// Moved tells that packets take another path from here on, with so many bytes on
+// the way: the machine's address has changed, say. They do not fill the new path,
+// and what becomes of them says nothing about it.
+//
+// Until something of the new path is acknowledged no more than the window of a
+// path that nothing is known of may be on the way there. Then its round trip is
+// measured, and the rate holds for it too, for most changes are of an address or of
+// a way out that is as good; on a path that carries less, loss above the ceiling
+// shows what it delivers.
+// (RFC 9000 section 9.4 has a sender begin anew instead. That takes several round
+// trips more, all of which a session that a person types in waits, because quic-go
+// sends anew all that was lost before anything that is new.)
+func (c *Controller) Moved(inFlight int64) {
+	if !c.started {
+		return
+	}
+	c.moved.first, c.moved.inFlight, c.moved.unproven = c.newest+1, inFlight, true
+}
+
+// onPath is how much of what is on the way is on the present path.
+func (c *Controller) onPath(inFlight int64) int64 {
+	// Packets that are given up without a word (those that probe the MTU) must
+	// not count for ever.
+	c.moved.inFlight = min(c.moved.inFlight, inFlight)
+	return inFlight - c.moved.inFlight
+}
+
+// ofPathBefore reports whether a packet that is not on the way any more was sent
+// on the path before, and counts it off.
+func (c *Controller) ofPathBefore(number, size int64) bool {
+	if number >= c.moved.first {
+		return false
+	}
+	c.moved.inFlight = max(c.moved.inFlight-size, 0)
+	return true
+}
+
 // Window is how many bytes may be on the way.
-func (c *Controller) Window() int64 { return c.window }
+func (c *Controller) Window() int64 {
+	if c.moved.unproven {
+		return min(c.window, initialWindow*c.datagram)
+	}
+	return c.window
+}
 
 // CanSend reports whether more may be sent with so much on the way.
 func (c *Controller) CanSend(inFlight int64) bool {
-	if inFlight < c.window {
+	if c.onPath(inFlight) < c.Window() {
 		return true
 	}
 	c.blocked = true
@@ -233,8 +288,10 @@ func (c *Controller) OnSent(now time.Duration, inFlight, number, size int64, tra
 	if !c.started {
 		c.start(now)
 	}
+	c.newest = number
+	inFlight = c.onPath(inFlight)
 	rate := c.pacing()
-	idle := c.pacer.budget(now, rate, c.datagram) >= burst(rate, c.datagram) && !c.blocked && inFlight < c.window*3/4
+	idle := c.pacer.budget(now, rate, c.datagram) >= burst(rate, c.datagram) && !c.blocked && inFlight < c.Window()*3/4
 	c.pacer.sent(now, size, rate, c.datagram)
 	c.blocked = false
 	if !tracked {
@@ -257,7 +314,15 @@ func (c *Controller) OnSent(now time.Duration, inFlight, number, size int64, tra
 // OnAcked is told of each packet that has arrived; inFlight is what was on the
 // way before.
 func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
+	inFlight = c.onPath(inFlight)
 	c.delivered += size
+	if c.ofPathBefore(number, size) {
+		c.sent.take(number)
+		return
+	}
+	if c.moved.unproven || c.minRTT > 0 && now-c.deliveredAt > max(silence, silentRounds*c.minRTT) {
+		c.endOutage(now)
+	}
 	if c.limitedTill > 0 && c.delivered > c.limitedTill {
 		c.limitedTill = 0
 	}
@@ -286,6 +351,16 @@ func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
 	}
 	c.advance(now, inFlight-size)
 	c.setWindow(size)
+}
+
+// endOutage begins anew to count what is lost, and to measure the round trip of a
+// path that is another one.
+func (c *Controller) endOutage(now time.Duration) {
+	if c.moved.unproven {
+		c.minRTT = 0
+	}
+	c.outageEnd, c.moved.unproven = now, false
+	c.restartLoss(now)
 }
 
 // measureRTT keeps the shortest round trip.
@@ -480,9 +555,10 @@ func (c *Controller) setWindow(acked int64) {
 }
 
 // OnLost is told of each packet taken for lost.
-func (c *Controller) OnLost(number int64) {
+func (c *Controller) OnLost(number, size int64) {
 	c.lostPackets++
-	if _, ok := c.sent.take(number); ok {
+	old := c.ofPathBefore(number, size)
+	if p, ok := c.sent.take(number); ok && !old && p.sent >= c.outageEnd {
 		c.loss.lost++
 	}
 }

@@ -96,6 +96,104 @@ func TestPathChanges(t *testing.T) {
 	if r := longer.run(1, New(1232), 14*time.Second, 18*time.Second); r.mbps < 44 {
 		t.Errorf("60 became 150 ms: %.1f Mbit/s; by second: %.0f", r.mbps, r.delivery)
 	}
+	longer.moved = 2 * time.Second
+	if r := longer.run(1, New(1232), 3*time.Second, 8*time.Second); r.mbps < 44 {
+		t.Errorf("60 became 150 ms, as the sender knows: %.1f Mbit/s; by second: %.0f", r.mbps, r.delivery)
+	}
+}
+
+// What an outage has swallowed says nothing of how much the path carries: the
+// sender goes on where it was.
+func TestOutages(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		outage time.Duration
+		moved  time.Duration // after the outage has begun; 0: nobody knows
+		after  float64       // bits a second
+		want   float64       // Mbit/s in the second after
+	}{
+		{"half a second", 500 * time.Millisecond, 0, 50e6, 38},
+		{"two seconds", 2 * time.Second, 0, 50e6, 38},
+		{"half a second and another address", 500 * time.Millisecond, 400 * time.Millisecond, 50e6, 38},
+		{"a slower path", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 3.5},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p := wan(loss(0.01))
+			const begin = 3 * time.Second
+			p.change = func(p *path, now time.Duration) {
+				switch now {
+				case begin:
+					p.loss = 1
+				case begin + tc.outage:
+					p.loss, p.rate = 0.01, tc.after
+				}
+			}
+			if tc.moved > 0 {
+				p.moved = begin + tc.moved
+			}
+			end := begin + tc.outage + 200*time.Millisecond
+			if r := p.run(1, New(1232), end, end+time.Second); r.mbps < tc.want {
+				t.Errorf("%.1f Mbit/s, want %.0f; by second: %.0f", r.mbps, tc.want, r.delivery)
+			}
+		})
+	}
+}
+
+// On another path what is on the way counts anew, and little is sent there until
+// something has come of it.
+func TestMoved(t *testing.T) {
+	c := New(1232)
+	now, number, inFlight := time.Duration(0), int64(0), int64(0)
+	send := func() (n int64) {
+		for ; c.CanSend(inFlight); n++ {
+			for !c.HasBudget(now) {
+				now = c.Next()
+			}
+			c.OnSent(now, inFlight, number, 1232, true)
+			inFlight += 1232
+			number++
+		}
+		return n
+	}
+	for range 20 { // rounds of 50 ms
+		first := number - inFlight/1232
+		send()
+		now += 50 * time.Millisecond
+		for ; first < number; first++ {
+			c.OnAcked(now, first, 1232, inFlight)
+			inFlight -= 1232
+		}
+	}
+	window := c.Window()
+	if window < 2*initialWindow*1232 {
+		t.Fatalf("a window of %d bytes is too small to see anything", window)
+	}
+	old := number - inFlight/1232
+	send()
+	c.Moved(inFlight)
+	moved := number
+	if n := send(); n != initialWindow {
+		t.Errorf("%d packets on a path that nothing is known of, want %d", n, initialWindow)
+	}
+	now += 50 * time.Millisecond
+	for ; old < moved; old++ {
+		c.OnLost(old, 1232)
+		inFlight -= 1232
+	}
+	if n := send(); n != 0 {
+		t.Errorf("%d packets more, although nothing has come of the first ones", n)
+	}
+	c.OnAcked(now, moved, 1232, inFlight)
+	inFlight -= 1232
+	if got := c.Window(); got < window*9/10 {
+		t.Errorf("a window of %d bytes on a path that is proven, want some %d", got, window)
+	}
+	if c.onPath(inFlight) != inFlight {
+		t.Errorf("%d bytes of the old path still count", c.moved.inFlight)
+	}
+	if c.loss.lost != 0 {
+		t.Errorf("%d packets of the old path count as lost on this one", c.loss.lost)
+	}
 }
 
 // A sender with little to send keeps what is known of the path, and sends the

@@ -21,7 +21,11 @@
 //     in cruise lowers the rate until it is gone. Single late packets are jitter;
 //   - loss above a tenth: then only what was delivered lately is believed. Loss
 //     below that is the line's own and changes nothing;
-//   - ECN marks end the startup and drain.
+//   - ECN marks end the startup and drain;
+//   - silence: what was on the way in an outage is not counted as loss, and what
+//     was on the way when the path changed counts neither as lost nor as on the
+//     way. The rate from before is kept, and used once something has come of the
+//     new path; see Controller.Moved for why, and for where RFC 9000 differs.
 //
 // What a packet that is late but not lost does is the same as if it had not been
 // late: losses that turn out spurious are taken back.

@@ -19,6 +19,8 @@ type path struct {
 	stall time.Duration
 	// change is called at each millisecond.
 	change func(p *path, now time.Duration)
+	// moved is when the sender is told that it is on another path.
+	moved time.Duration
 }
 
 // result is what became of a transfer.
@@ -61,7 +63,7 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 	random := rand.New(rand.NewPCG(seed, 0))
 	var q events
 	var inFlight, number, counted, tail, sentCount int64
-	var lineFree, stalledTill, waits time.Duration
+	var lineFree, stalledTill, lastSent, waits time.Duration
 	srtt := p.rtt
 	alive := map[int64]bool{}
 	var largestAcked int64 = -1
@@ -71,6 +73,9 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 	for now := time.Duration(0); now < d; now += step {
 		if p.change != nil && now%time.Millisecond == 0 {
 			p.change(&p, now)
+		}
+		if p.moved > 0 && now == p.moved {
+			c.Moved(inFlight)
 		}
 		for len(q) > 0 && q[0].at <= now {
 			e := heap.Pop(&q).(event)
@@ -91,7 +96,7 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 				}
 			case alive[e.number] && largestAcked > e.number:
 				delete(alive, e.number)
-				c.OnLost(e.number)
+				c.OnLost(e.number, size)
 				inFlight -= size
 			case alive[e.number]:
 				push(event{at: now + srtt, number: e.number, kind: 1})
@@ -104,7 +109,14 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 		if now < stalledTill || now%time.Millisecond != 0 {
 			continue
 		}
-		for c.CanSend(inFlight) && c.HasBudget(now) {
+		// As quic-go probes: whatever the controller says, but not doubling the wait.
+		probes := 0
+		if inFlight > 0 && now-lastSent > 3*srtt {
+			probes = 2
+		}
+		for c.CanSend(inFlight) && c.HasBudget(now) || probes > 0 {
+			probes--
+			lastSent = now
 			c.OnSent(now, inFlight, number, size, true)
 			inFlight += size
 			alive[number] = true
