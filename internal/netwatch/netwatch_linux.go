@@ -18,8 +18,9 @@ import (
 const (
 	// quiet is how long there must have been no message before a look: an
 	// address, its route and the neighbours' answers follow each other within a
-	// few milliseconds.
-	quiet = 50 * time.Millisecond
+	// few milliseconds. Sessions stand still until it is over; what comes later is
+	// looked at in its turn.
+	quiet = 10 * time.Millisecond
 	// latest is when a look is due although messages keep coming.
 	latest = time.Second
 	// resumeLook is how often the clocks are compared; slept is by how much they

@@ -52,7 +52,7 @@ func TestWatch(t *testing.T) {
 		}
 		wait := 10 * time.Second
 		if !want {
-			wait = 3 * quiet // long enough for a look, had there been one
+			wait = 15 * quiet // long enough for a look, had there been one
 		}
 		select {
 		case <-changes:
@@ -86,7 +86,7 @@ func TestWatch(t *testing.T) {
 			select {
 			case <-changes:
 				told = true
-			case <-time.After(3 * quiet):
+			case <-time.After(15 * quiet):
 			}
 		}
 	}
