@@ -31,8 +31,8 @@ import (
 const versionStep = 1 << 16
 
 var (
-	// bucketLaid holds the objects as they are laid over the replica: a node and
-	// its pods.
+	// bucketLaid holds the objects as they are laid over the replica, in protobuf:
+	// a node and its pods.
 	bucketLaid = memo.Bucket{Name: "overlay", Max: 1024}
 	// bucketVersion holds the last version given.
 	bucketVersion = memo.Bucket{Name: "overlay-version", Max: 1}
@@ -104,6 +104,17 @@ type Object interface {
 type Target struct {
 	Resource        schema.GroupVersionResource
 	Namespace, Name string
+}
+
+// targetOf is where the status of an object is written.
+func targetOf(object runtime.Object) (Target, error) {
+	switch object := object.(type) {
+	case *corev1.Node:
+		return Target{Resource: corev1.SchemeGroupVersion.WithResource("nodes"), Name: object.Name}, nil
+	case *corev1.Pod:
+		return Target{Resource: corev1.SchemeGroupVersion.WithResource("pods"), Namespace: object.Namespace, Name: object.Name}, nil
+	}
+	return Target{}, fmt.Errorf("a cut node keeps the status of nodes and pods, not that of a %T", object)
 }
 
 // PatchStatus applies a patch to the status of an object of the replica, and to
@@ -180,22 +191,13 @@ func (o *Overlay) lay(collection replica.Collection, before *replica.Object, aft
 	if err != nil {
 		return err
 	}
-	value, err := json.Marshal(laid{collection, raw})
-	if err != nil {
-		return err
-	}
-	o.options.Memo.Put(bucketLaid, collection.String()+" "+object.Namespace+"/"+object.Name, value)
+	// The replica has the same bytes.
+	o.options.Memo.Put(bucketLaid, collection.String()+" "+object.Namespace+"/"+object.Name, object.Raw)
 	if err := o.options.Layer.Lay(collection, &replica.Event{Type: watch.Modified, Object: object, Previous: before}); err != nil {
 		return err
 	}
 	o.laid[collection] = true
 	return nil
-}
-
-// laid is an object of bucketLaid.
-type laid struct {
-	Collection replica.Collection `json:"collection"`
-	Object     []byte             `json:"object"`
 }
 
 // Restore lays what a hub before this one had accepted over the replica again.
@@ -213,22 +215,19 @@ func (o *Overlay) Restore() {
 }
 
 func (o *Overlay) restore(value []byte) error {
-	var l laid
-	if err := json.Unmarshal(value, &l); err != nil {
-		return err
-	}
-	after, _, err := scheme.Codecs.UniversalDeserializer().Decode(l.Object, nil, nil)
+	after, _, err := scheme.Codecs.UniversalDeserializer().Decode(value, nil, nil)
 	if err != nil {
 		return err
 	}
-	m := after.(metav1.Object)
-	before, _, err := o.options.Replica.Get(l.Collection, m.GetNamespace(), m.GetName())
+	target, err := targetOf(after)
+	if err != nil {
+		return err
+	}
+	collection, before, err := o.find(target)
 	switch {
 	case err != nil:
 		return err
-	case before == nil:
-		return errors.New("it is gone")
-	case before.UID != m.GetUID():
+	case before.UID != after.(metav1.Object).GetUID():
 		return errors.New("it is another one")
 	}
 	// What the apiserver had said meanwhile stays, but for the status.
@@ -239,12 +238,12 @@ func (o *Overlay) restore(value []byte) error {
 	if err := copyStatus(base, after); err != nil {
 		return err
 	}
-	pending, err := o.pending(Target{Resource: l.Collection.Resource, Namespace: m.GetNamespace(), Name: m.GetName()}.path())
+	pending, err := o.pending(target.path())
 	if err != nil {
 		return err
 	}
 	pending.applyTo(base.(metav1.Object))
-	return o.lay(l.Collection, before, base)
+	return o.lay(collection, before, base)
 }
 
 // Lift ends the overlay: the replica is the apiserver's again.

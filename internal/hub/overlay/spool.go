@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,23 +26,16 @@ import (
 // recorder.
 const maxSpool = 500
 
-// bucketSpool holds events to be sent, in the order they were written last.
+// bucketSpool holds events to be sent, in protobuf and in the order they were
+// written last, by their own paths.
 var bucketSpool = memo.Bucket{Name: "spool", Max: maxSpool}
-
-// spooled is an event that the apiserver is to be sent.
-type spooled struct {
-	// Collection is the path it is created at.
-	Collection string `json:"collection"`
-	// Body is the object in protobuf.
-	Body []byte `json:"body"`
-}
 
 // ErrNotSpooled: a patch of something that is not in the spool.
 var ErrNotSpooled = errors.New("the node does not hold it while it is cut off")
 
 // CreateEvent spools a new event of a collection's path and returns it as an
 // apiserver would.
-func (o *Overlay) CreateEvent(path string, object Object) (runtime.Object, error) {
+func (o *Overlay) CreateEvent(collection string, object Object) (runtime.Object, error) {
 	m := object
 	if m.GetName() == "" {
 		if m.GetGenerateName() == "" {
@@ -51,32 +45,28 @@ func (o *Overlay) CreateEvent(path string, object Object) (runtime.Object, error
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	key := path + "/" + m.GetName()
-	if _, ok := o.options.Memo.Get(bucketSpool, key); ok {
+	own := collection + "/" + m.GetName()
+	if _, ok := o.options.Memo.Get(bucketSpool, own); ok {
 		return nil, apierrors.NewAlreadyExists(schema.GroupResource{Group: object.GetObjectKind().GroupVersionKind().Group, Resource: "events"}, m.GetName())
 	}
-	if err := o.spool(key, path, object); err != nil {
+	if err := o.spool(own, object); err != nil {
 		return nil, err
 	}
 	return o.acknowledged(object), nil
 }
 
 // PatchEvent changes an event, by its own path, that was created in the same cut.
-func (o *Overlay) PatchEvent(path string, kind types.PatchType, patch []byte) (runtime.Object, error) {
+func (o *Overlay) PatchEvent(own string, kind types.PatchType, patch []byte) (runtime.Object, error) {
 	if kind != types.StrategicMergePatchType {
 		return nil, apierrors.NewBadRequest(fmt.Sprintf("a cut node takes patches as %s only", types.StrategicMergePatchType))
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	value, ok := o.options.Memo.Get(bucketSpool, path)
+	value, ok := o.options.Memo.Get(bucketSpool, own)
 	if !ok {
 		return nil, ErrNotSpooled
 	}
-	var s spooled
-	if err := json.Unmarshal(value, &s); err != nil {
-		return nil, err
-	}
-	old, _, err := scheme.Codecs.UniversalDeserializer().Decode(s.Body, nil, nil)
+	old, _, err := scheme.Codecs.UniversalDeserializer().Decode(value, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -96,23 +86,19 @@ func (o *Overlay) PatchEvent(path string, kind types.PatchType, patch []byte) (r
 	if was.GetName() != is.GetName() || was.GetNamespace() != is.GetNamespace() {
 		return nil, apierrors.NewBadRequest("the patch makes it another object")
 	}
-	if err := o.spool(path, s.Collection, object); err != nil {
+	if err := o.spool(own, object); err != nil {
 		return nil, err
 	}
 	return o.acknowledged(object), nil
 }
 
 // spool: the caller holds mu.
-func (o *Overlay) spool(key, collection string, object runtime.Object) error {
+func (o *Overlay) spool(own string, object runtime.Object) error {
 	body, err := encode(object)
 	if err != nil {
 		return err
 	}
-	value, err := json.Marshal(spooled{Collection: collection, Body: body})
-	if err != nil {
-		return err
-	}
-	o.forgotten += o.options.Memo.Put(bucketSpool, key, value)
+	o.forgotten += o.options.Memo.Put(bucketSpool, own, body)
 	return nil
 }
 
@@ -127,31 +113,26 @@ func (o *Overlay) acknowledged(object runtime.Object) runtime.Object {
 	return object
 }
 
-// drainEvent sends one event. Nil: nothing more is to be done for it.
-func (o *Overlay) drainEvent(ctx context.Context, send Sender, key string, value []byte) error {
-	var s spooled
-	if err := json.Unmarshal(value, &s); err != nil {
-		o.options.Logger.Error("read an event that is to be sent", "event", key, "error", err)
-		return nil
-	}
-	answer, err := ask(ctx, send, Write{Method: http.MethodPost, Path: s.Collection, Type: wire.MediaProtobuf, Body: s.Body})
+// drainEvent sends one event, by its own path. Nil: nothing more is to be done for it.
+func (o *Overlay) drainEvent(ctx context.Context, send Sender, own string, body []byte) error {
+	answer, err := ask(ctx, send, Write{Method: http.MethodPost, Path: path.Dir(own), Type: wire.MediaProtobuf, Body: body})
 	if err != nil {
 		return err
 	}
 	if answer.Code != http.StatusConflict {
-		o.refused(key, answer)
+		o.refused(own, answer)
 		return nil
 	}
 	// It is there from an attempt whose answer was lost, and may have been counted
 	// up here since.
-	body, err := content(s.Body)
+	patch, err := content(body)
 	if err != nil {
-		o.options.Logger.Error("read an event that is to be sent", "event", key, "error", err)
+		o.options.Logger.Error("read an event that is to be sent", "event", own, "error", err)
 		return nil
 	}
-	answer, err = ask(ctx, send, Write{Method: http.MethodPatch, Path: key, Type: string(types.MergePatchType), Body: body})
+	answer, err = ask(ctx, send, Write{Method: http.MethodPatch, Path: own, Type: string(types.MergePatchType), Body: patch})
 	if err == nil {
-		o.refused(key, answer)
+		o.refused(own, answer)
 	}
 	return err
 }

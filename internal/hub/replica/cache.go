@@ -16,11 +16,11 @@ const (
 	RingEvents = 1024
 	// ringBytes bounds them where objects are large, but for the newest
 	// framedEvents: a Node of 8 KB changes every few minutes while the node is cut
-	// off, and for days.
-	ringBytes = 1 << 20
+	// off, and for days. Who misses more lists anew, from this machine's memory.
+	ringBytes = 256 << 10
 	// framedEvents is how many of the newest events keep their frames. Watches
 	// take events as they come, so those further behind are rare.
-	framedEvents = 64
+	framedEvents = 32
 )
 
 // Cache is a Replica in memory: objects and recent events of every collection.
