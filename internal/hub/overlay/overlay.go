@@ -2,7 +2,6 @@ package overlay
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -16,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -269,17 +269,9 @@ func (o *Overlay) Lift() {
 // change: the status, labels and annotations. The specification is passed over, as
 // the apiserver does it.
 func apply(target Target, old runtime.Object, patch []byte) (runtime.Object, error) {
-	original, err := json.Marshal(old)
+	object, err := patched(old, patch)
 	if err != nil {
 		return nil, err
-	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, old)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(merged, nil, nil)
-	if err != nil {
-		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
 	}
 	after := old.DeepCopyObject()
 	if err := copyStatus(after, object); err != nil {
@@ -292,6 +284,37 @@ func apply(target Target, old runtime.Object, patch []byte) (runtime.Object, err
 	to.SetLabels(from.GetLabels())
 	to.SetAnnotations(from.GetAnnotations())
 	return after, nil
+}
+
+// patched applies a strategic merge patch as the apiserver does it
+// (k8s.io/apiserver/pkg/endpoints/handlers/patch.go, applyPatchToObject): without JSON
+// of the object, whose encoder and decoder would remember half a megabyte about its
+// types.
+func patched(old runtime.Object, patch []byte) (runtime.Object, error) {
+	original, err := runtime.DefaultUnstructuredConverter.ToUnstructured(old)
+	if err != nil {
+		return nil, err
+	}
+	changes := map[string]any{}
+	if err := json.Unmarshal(patch, &changes); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	merged, err := strategicpatch.StrategicMergeMapPatch(original, changes, old)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
+	kinds, _, err := scheme.Scheme.ObjectKinds(old)
+	if err != nil {
+		return nil, err
+	}
+	object, err := scheme.Scheme.New(kinds[0])
+	if err != nil {
+		return nil, err
+	}
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(merged, object); err != nil {
+		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
+	}
+	return object, nil
 }
 
 func copyStatus(to, from runtime.Object) error {

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/client-go/kubernetes/scheme"
 
@@ -70,17 +69,9 @@ func (o *Overlay) PatchEvent(own string, kind types.PatchType, patch []byte) (ru
 	if err != nil {
 		return nil, err
 	}
-	original, err := json.Marshal(old)
+	object, err := patched(old, patch)
 	if err != nil {
 		return nil, err
-	}
-	merged, err := strategicpatch.StrategicMergePatch(original, patch, old)
-	if err != nil {
-		return nil, apierrors.NewBadRequest(err.Error())
-	}
-	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(merged, nil, nil)
-	if err != nil {
-		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
 	}
 	was, is := old.(metav1.Object), object.(metav1.Object)
 	if was.GetName() != is.GetName() || was.GetNamespace() != is.GetNamespace() {
