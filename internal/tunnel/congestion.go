@@ -113,6 +113,9 @@ func (a *algorithm) InSlowStart() bool         { return a.c.InStartup() }
 func (a *algorithm) MaybeExitSlowStart() {}
 
 func (a *algorithm) OnPacketSent(sent, inFlight, number, bytes int64, tracked bool) {
+	if tracked {
+		inFlight -= bytes // quic-go has counted it already
+	}
 	a.c.OnSent(time.Duration(sent), inFlight, number, bytes, tracked)
 	if n := a.nudges.Load(); tracked && n > 0 {
 		a.nudges.CompareAndSwap(n, n-1) // or it was given anew, which is as well
@@ -160,7 +163,7 @@ func (a *algorithm) OnCongestionEvent(number, bytes, _ int64) {
 	a.n.LostBytes.Add(uint64(bytes))
 }
 
-func (a *algorithm) OnSpuriousLoss(int64)          { a.c.OnSpuriousLoss() }
+func (a *algorithm) OnSpuriousLoss(number int64)   { a.c.OnSpuriousLoss(number) }
 func (a *algorithm) OnRetransmissionTimeout(bool)  {} // quic-go v0.65 does not call it
 func (a *algorithm) SetMaxDatagramSize(size int64) { a.c.SetDatagramSize(size) }
 

@@ -68,6 +68,9 @@ const (
 	// few milliseconds.
 	silence      = 250 * time.Millisecond
 	silentRounds = 4
+	// trialGain is what is tried, for trialRounds, of what the path before carried.
+	trialGain   = 0.5
+	trialRounds = 1
 
 	// queueDrain is the gain while the queue in front of the bottleneck stands
 	// (queueTolerance and an eighth of the shortest round trip above it, in every
@@ -97,6 +100,15 @@ var phaseNames = [...]string{startup: "startup", drain: "drain", cruise: "cruise
 
 // String implements fmt.Stringer.
 func (p phase) String() string { return phaseNames[p] }
+
+// pathState is what is known of the path that packets take; see Moved.
+type pathState uint8
+
+const (
+	known    pathState = iota
+	unproven           // nothing that was sent on it has been acknowledged
+	onTrial            // half of the rate and the window of the path before are tried
+)
 
 // Controller decides how much may be on the way and how fast it is sent. It is
 // used by one goroutine. Times are durations since any fixed moment, also one
@@ -148,14 +160,15 @@ type Controller struct {
 		packets int64
 		lost    int64
 	}
-	lossShare   float64       // of the last sample, below the ceiling
-	lostPackets int64         // ever
-	outageEnd   time.Duration // loss of what was sent before says nothing
-	newest      int64         // number of the packet that was sent last
-	moved       struct {      // see Moved
-		first    int64 // number of the first packet of the new path
+	lossShare   float64 // of the last sample, below the ceiling
+	lostPackets int64   // ever
+	newest      int64   // number of the packet that was sent last
+	swallowed   int64   // up to this number what is lost, or late, says nothing: an outage had it
+	path        struct {
+		state    pathState
+		trial    int   // rounds that have told something of it
+		first    int64 // number of the first packet on it
 		inFlight int64 // bytes of the path before that still count as on the way
-		unproven bool  // nothing of the new path has been acknowledged
 	}
 
 	window  int64
@@ -182,43 +195,75 @@ func (c *Controller) start(now time.Duration) {
 //
 // Until something of the new path is acknowledged no more than the window of a
 // path that nothing is known of may be on the way there. Then its round trip is
-// measured, and the rate holds for it too, for most changes are of an address or of
-// a way out that is as good; on a path that carries less, loss above the ceiling
-// shows what it delivers.
-// (RFC 9000 section 9.4 has a sender begin anew instead. That takes several round
+// measured, and half of what the path before carried is tried until a round has told
+// what becomes of it. If no queue builds the rate holds for the new path too, for most changes are of an address or of
+// a way out that is as good; if one does, what is delivered is the rate.
+//
+// RFC 9000 section 9.4 has a sender begin anew instead. That takes several round
 // trips more, all of which a session that a person types in waits, because quic-go
-// sends anew all that was lost before anything that is new.)
+// sends anew all that was lost before anything that is new. To begin with half of
+// what was known is after the IETF's draft-ietf-tsvwg-careful-resume.
 func (c *Controller) Moved(inFlight int64) {
 	if !c.started {
 		return
 	}
-	c.moved.first, c.moved.inFlight, c.moved.unproven = c.newest+1, inFlight, true
+	c.path.state, c.path.first, c.path.inFlight = unproven, c.newest+1, inFlight
 }
 
 // onPath is how much of what is on the way is on the present path.
 func (c *Controller) onPath(inFlight int64) int64 {
-	// Packets that are given up without a word (those that probe the MTU) must
-	// not count for ever.
-	c.moved.inFlight = min(c.moved.inFlight, inFlight)
-	return inFlight - c.moved.inFlight
+	c.path.inFlight = min(c.path.inFlight, inFlight)
+	return inFlight - c.path.inFlight
 }
 
 // ofPathBefore reports whether a packet that is not on the way any more was sent
 // on the path before, and counts it off.
 func (c *Controller) ofPathBefore(number, size int64) bool {
-	if number >= c.moved.first {
+	if number >= c.path.first {
 		return false
 	}
-	c.moved.inFlight = max(c.moved.inFlight-size, 0)
+	c.path.inFlight = max(c.path.inFlight-size, 0)
 	return true
+}
+
+// endOutage begins anew to count what is lost, and to measure the round trip of a
+// path that is another one.
+func (c *Controller) endOutage(now time.Duration) {
+	c.swallowed = c.newest
+	c.restartLoss(now)
+	if c.path.state == unproven {
+		c.path.state, c.path.trial = onTrial, 0
+		if c.phase == startup {
+			c.path.state = known // there is little to try
+		}
+		c.minRTT = 0
+		c.round.began, c.round.ends = now, c.delivered
+		c.round.best, c.round.sampled, c.round.minRTT = 0, false, 0
+		c.full.samples = 0
+	}
+}
+
+// endTrial takes the path for known: as good as the one before, or with a queue for
+// as much as it has delivered.
+func (c *Controller) endTrial(queue bool) {
+	c.path.state = known
+	if queue && c.round.best > 0 {
+		clear(c.rates[:])
+		c.rate = c.round.best
+		c.rates[0] = c.rate
+	}
 }
 
 // Window is how many bytes may be on the way.
 func (c *Controller) Window() int64 {
-	if c.moved.unproven {
-		return min(c.window, initialWindow*c.datagram)
+	switch begin := initialWindow * c.datagram; c.path.state {
+	case unproven:
+		return min(c.window, begin)
+	case onTrial:
+		return min(c.window, max(int64(trialGain*float64(c.window)), begin))
+	default:
+		return c.window
 	}
-	return c.window
 }
 
 // CanSend reports whether more may be sent with so much on the way.
@@ -262,6 +307,9 @@ func (c *Controller) pacing() float64 {
 }
 
 func (c *Controller) pacingGain() float64 {
+	if c.path.state == onTrial {
+		return trialGain
+	}
 	switch c.phase {
 	case startup:
 		return startupGain
@@ -315,14 +363,11 @@ func (c *Controller) OnSent(now time.Duration, inFlight, number, size int64, tra
 // way before.
 func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
 	inFlight = c.onPath(inFlight)
-	c.delivered += size
 	if c.ofPathBefore(number, size) {
 		c.sent.take(number)
 		return
 	}
-	if c.moved.unproven || c.minRTT > 0 && now-c.deliveredAt > max(silence, silentRounds*c.minRTT) {
-		c.endOutage(now)
-	}
+	c.delivered += size
 	if c.limitedTill > 0 && c.delivered > c.limitedTill {
 		c.limitedTill = 0
 	}
@@ -332,6 +377,9 @@ func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
 	}
 	if now <= p.sent {
 		return // a clock that stands still measures nothing
+	}
+	if c.path.state == unproven || c.minRTT > 0 && now-c.deliveredAt > max(silence, silentRounds*c.minRTT) {
+		c.endOutage(now)
 	}
 	c.deliveredAt = now
 	c.firstSent = max(c.firstSent, p.sent)
@@ -353,16 +401,6 @@ func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
 	c.setWindow(size)
 }
 
-// endOutage begins anew to count what is lost, and to measure the round trip of a
-// path that is another one.
-func (c *Controller) endOutage(now time.Duration) {
-	if c.moved.unproven {
-		c.minRTT = 0
-	}
-	c.outageEnd, c.moved.unproven = now, false
-	c.restartLoss(now)
-}
-
 // measureRTT keeps the shortest round trip.
 func (c *Controller) measureRTT(now, rtt time.Duration) {
 	if c.round.minRTT == 0 || rtt < c.round.minRTT {
@@ -371,7 +409,7 @@ func (c *Controller) measureRTT(now, rtt time.Duration) {
 	if c.phase == probeRTT && (c.probeMin == 0 || rtt < c.probeMin) {
 		c.probeMin = rtt
 	}
-	if c.phase == startup {
+	if c.phase == startup || c.path.state == onTrial {
 		c.checkQueue(now, rtt)
 	}
 	switch {
@@ -392,6 +430,21 @@ func (c *Controller) nextRound(now time.Duration, senderLimited bool) {
 		for _, v := range c.rates {
 			c.rate = max(c.rate, v)
 		}
+	}
+	switch c.path.state {
+	case onTrial:
+		// The first round is of what was sent before the path was proven.
+		if r.sampled {
+			c.path.trial++
+		}
+		if c.path.trial > trialRounds {
+			c.endTrial(false)
+		}
+		fallthrough
+	case known:
+		// What is left was given up without a word, such as packets that probe the
+		// MTU.
+		c.path.inFlight = 0
 	}
 	c.queued = r.minRTT > 0 && r.minRTT-c.minRTT > queueTolerance+c.minRTT/8
 	if c.phase == startup && r.sampled && !senderLimited {
@@ -428,7 +481,7 @@ func (c *Controller) nextGain() {
 	}
 }
 
-// checkQueue ends the startup when a queue has built.
+// checkQueue ends the startup, or the trial of a path, when a queue has built.
 func (c *Controller) checkQueue(now, rtt time.Duration) {
 	f := &c.full
 	if f.samples == 0 {
@@ -439,7 +492,12 @@ func (c *Controller) checkQueue(now, rtt time.Duration) {
 		return
 	}
 	if c.minRTT > 0 && f.minRTT-c.minRTT > min(max(c.minRTT/4, fullQueueMin), fullQueueMax) {
-		c.leaveStartup()
+		if c.path.state == onTrial {
+			c.endTrial(true)
+		}
+		if c.phase == startup {
+			c.leaveStartup()
+		}
 	}
 	f.samples = 0
 }
@@ -557,15 +615,18 @@ func (c *Controller) setWindow(acked int64) {
 // OnLost is told of each packet taken for lost.
 func (c *Controller) OnLost(number, size int64) {
 	c.lostPackets++
-	old := c.ofPathBefore(number, size)
-	if p, ok := c.sent.take(number); ok && !old && p.sent >= c.outageEnd {
+	c.ofPathBefore(number, size)
+	if _, ok := c.sent.take(number); ok && number > c.swallowed {
 		c.loss.lost++
 	}
 }
 
 // OnSpuriousLoss is told when a packet taken for lost has arrived after all.
-func (c *Controller) OnSpuriousLoss() {
+func (c *Controller) OnSpuriousLoss(number int64) {
 	c.lostPackets--
+	if number < c.path.first || number <= c.swallowed {
+		return
+	}
 	c.delivered += c.datagram
 	c.loss.packets++
 	c.loss.lost = max(c.loss.lost-1, 0)

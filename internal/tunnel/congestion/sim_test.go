@@ -82,7 +82,7 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 			switch {
 			case e.kind == 0:
 				if !alive[e.number] {
-					c.OnSpuriousLoss()
+					c.OnSpuriousLoss(e.number)
 					break
 				}
 				delete(alive, e.number)
