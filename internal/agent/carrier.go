@@ -141,9 +141,13 @@ func (s *session) aliveLoop(ctx context.Context) {
 	}
 }
 
+// readdressed is how long an address may be away from this node while it is set
+// anew, with another lease say, without a connection from it being given up.
+const readdressed = 50 * time.Millisecond
+
 // networkChanged is told after a Poke. A connection over TCP ends with the
 // address it was made from, which nobody else would notice for IdleTimeout.
-func (s *session) networkChanged(addresses func() ([]net.Addr, error)) {
+func (s *session) networkChanged(ctx context.Context, addresses func() ([]net.Addr, error)) {
 	if s.sess.transport != TCP {
 		tunnel.Moved(s.sess.Session)
 		select {
@@ -152,8 +156,20 @@ func (s *session) networkChanged(addresses func() ([]net.Addr, error)) {
 		}
 		return
 	}
-	if s.sess.local.IsValid() && !s.sess.local.IsLoopback() {
-		if have, err := addresses(); err == nil && !contains(have, s.sess.local) {
+	left := func() bool {
+		if !s.sess.local.IsValid() || s.sess.local.IsLoopback() {
+			return false
+		}
+		have, err := addresses()
+		return err == nil && !contains(have, s.sess.local)
+	}
+	if left() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(readdressed):
+		}
+		if left() {
 			s.sess.Close(tunnel.CloseGoingAway, "address "+s.sess.local.String()+" has left this node")
 			return
 		}

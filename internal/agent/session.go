@@ -300,7 +300,7 @@ func (s *session) pokeLoop(ctx context.Context) {
 			return
 		case <-s.poke:
 			left = pokePings
-			s.networkChanged(s.a.cfg.Addresses)
+			s.networkChanged(ctx, s.a.cfg.Addresses)
 		case <-next:
 		}
 		n++

@@ -263,7 +263,13 @@ func TestTransportIsChanged(t *testing.T) {
 func TestAddressLeavesUnderTCP(t *testing.T) {
 	inLab(t, nil, func(t *testing.T, l *lab) {
 		var mu sync.Mutex
-		have := []net.Addr{&net.IPNet{IP: edgeAddr.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		here := []net.Addr{&net.IPNet{IP: edgeAddr.AsSlice(), Mask: net.CIDRMask(24, 32)}}
+		have := here
+		set := func(to []net.Addr) {
+			mu.Lock()
+			defer mu.Unlock()
+			have = to
+		}
 		n := l.joined("berlin-1", nil, func(c *agent.Config) {
 			c.Transport = agent.TCP
 			c.Addresses = func() ([]net.Addr, error) {
@@ -277,12 +283,18 @@ func TestAddressLeavesUnderTCP(t *testing.T) {
 		if n.Carrier() != agent.TCP {
 			t.Fatal("cut although the address is there")
 		}
-		l.net.Cut(edgeAddr, true)
-		mu.Lock()
-		have = nil
-		mu.Unlock()
+		set(nil) // and anew, as with another lease
 		n.Poke()
-		synctest.Wait()
+		<-time.After(30 * time.Millisecond)
+		set(here)
+		<-time.After(time.Second)
+		if n.Carrier() != agent.TCP {
+			t.Fatal("cut although the address was set anew at once")
+		}
+		l.net.Cut(edgeAddr, true)
+		set(nil)
+		n.Poke()
+		<-time.After(60 * time.Millisecond)
 		if n.Carrier() != "" {
 			t.Error("the session lives on")
 		}

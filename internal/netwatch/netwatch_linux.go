@@ -21,6 +21,8 @@ const (
 	// few milliseconds. Sessions stand still until it is over; what comes later is
 	// looked at in its turn.
 	quiet = 10 * time.Millisecond
+	// between is the least time between two looks.
+	between = 50 * time.Millisecond
 	// latest is when a look is due although messages keep coming.
 	latest = time.Second
 	// resumeLook is how often the clocks are compared; slept is by how much they
@@ -208,7 +210,7 @@ func (w Watcher) watch(ctx context.Context, changed func()) error {
 	}
 	ticker := time.NewTicker(resumeLook)
 	defer ticker.Stop()
-	asleep := sleepTime()
+	asleep, looked := sleepTime(), time.Now()
 	var settled, due <-chan time.Time
 	for {
 		look := false
@@ -218,7 +220,7 @@ func (w Watcher) watch(ctx context.Context, changed func()) error {
 		case err := <-failed:
 			return err
 		case <-messages:
-			settled = time.After(quiet)
+			settled = time.After(max(quiet, time.Until(looked.Add(between))))
 			if due == nil {
 				due = time.After(latest)
 			}
@@ -235,7 +237,7 @@ func (w Watcher) watch(ctx context.Context, changed func()) error {
 		if !look {
 			continue
 		}
-		settled, due = nil, nil
+		settled, due, looked = nil, nil, time.Now()
 		next, err := w.wayOut()
 		if err != nil {
 			return err
