@@ -314,6 +314,7 @@ func patched(old runtime.Object, patch []byte) (runtime.Object, error) {
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(merged, object); err != nil {
 		return nil, apierrors.NewBadRequest("the patched object: " + err.Error())
 	}
+	object.GetObjectKind().SetGroupVersionKind(kinds[0]) // whatever the patch says
 	return object, nil
 }
 

@@ -257,6 +257,17 @@ func TestSpool(t *testing.T) {
 	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"metadata":{"name":"other"}}`)); !apierrors.IsBadRequest(err) {
 		t.Errorf("a patch of the name: %v", err)
 	}
+	// What is kept can be sent, whatever a patch says of its kind, and where it
+	// belongs.
+	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"kind":"Pod","apiVersion":null}`)); err != nil {
+		t.Error(err)
+	}
+	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"count":6}`)); err != nil {
+		t.Errorf("a patch after one of the kind: %v", err)
+	}
+	if _, err := o.CreateEvent(eventsPath, event("../../kube-system/secrets/x", 1)); !apierrors.IsBadRequest(err) {
+		t.Errorf("an event whose name leads elsewhere: %v", err)
+	}
 
 	// A cut in the middle of it: the rest is sent the next time, nothing twice.
 	c := newCloud(t)

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"net/http"
 	"path"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -41,6 +43,9 @@ func (o *Overlay) CreateEvent(collection string, object Object) (runtime.Object,
 			return nil, apierrors.NewBadRequest("the object has no name")
 		}
 		m.SetName(m.GetGenerateName() + string(uuid.NewUUID())[:8])
+	}
+	if why := content.IsPathSegmentName(m.GetName()); len(why) > 0 {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("the name %q: %s", m.GetName(), strings.Join(why, ", ")))
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -116,7 +121,7 @@ func (o *Overlay) drainEvent(ctx context.Context, send Sender, own string, body 
 	}
 	// It is there from an attempt whose answer was lost, and may have been counted
 	// up here since.
-	patch, err := content(body)
+	patch, err := contentPatch(body)
 	if err != nil {
 		o.options.Logger.Error("read an event that is to be sent", "event", own, "error", err)
 		return nil
@@ -128,9 +133,9 @@ func (o *Overlay) drainEvent(ctx context.Context, send Sender, own string, body 
 	return err
 }
 
-// content is a merge patch that makes another object like this one, but for its
+// contentPatch is a merge patch that makes another object like this one, but for its
 // metadata.
-func content(body []byte) ([]byte, error) {
+func contentPatch(body []byte) ([]byte, error) {
 	object, _, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
 	if err != nil {
 		return nil, err
