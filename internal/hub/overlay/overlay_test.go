@@ -262,7 +262,7 @@ func TestSpool(t *testing.T) {
 	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"kind":"Pod","apiVersion":null}`)); err != nil {
 		t.Error(err)
 	}
-	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"count":6}`)); err != nil {
+	if _, err := o.PatchEvent(eventsPath+"/"+newest, types.StrategicMergePatchType, []byte(`{"count":5}`)); err != nil {
 		t.Errorf("a patch after one of the kind: %v", err)
 	}
 	if _, err := o.CreateEvent(eventsPath, event("../../kube-system/secrets/x", 1)); !apierrors.IsBadRequest(err) {
