@@ -61,7 +61,7 @@ func (k Kind) urgency() int8 {
 	}
 }
 
-// urgencyBulk is that of a direction that has carried bulkAfter.
+// urgencyBulk is that of a direction that carries bulk, see flow.
 const urgencyBulk = 6
 
 // Flags of a dial header.

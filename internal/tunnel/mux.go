@@ -243,7 +243,7 @@ func (s *MuxSession) Open() (Stream, error) {
 // stream wraps and registers st.
 func (s *MuxSession) stream(st *yamux.Stream, opened bool) *muxStream {
 	ms := &muxStream{y: st, s: s, opened: opened, writeBy: newDeadline()}
-	ms.urgency.Store(3) // QUIC's own default
+	ms.SetUrgency(3) // QUIC's own default
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[ms] = struct{}{}

@@ -20,11 +20,11 @@ var longAgo = time.Unix(1, 0)
 
 // muxStream is a Stream of a MuxSession.
 type muxStream struct {
-	y       *yamux.Stream
-	s       *MuxSession
-	opened  bool // by this end
-	urgency atomic.Int32
-	writeBy *deadline
+	y        *yamux.Stream
+	s        *MuxSession
+	opened   bool // by this end
+	priority priority
+	writeBy  *deadline
 
 	// Whether each direction has ended; with both, the stream is forgotten.
 	readDone, writeDone atomic.Bool
@@ -84,7 +84,7 @@ func (c *muxStream) Write(p []byte) (n int, err error) {
 			err = net.ErrClosed
 			break
 		}
-		if !c.s.conn.gate.wait(int8(c.urgency.Load()), c.writeBy.wait(), c.s.done) {
+		if !c.s.conn.gate.wait(c.priority.get(), c.writeBy.wait(), c.s.done) {
 			err = c.mapError(yamux.ErrTimeout)
 			break
 		}
@@ -211,7 +211,8 @@ func (c *muxStream) interrupt() {
 	_ = c.y.SetDeadline(longAgo) // always nil
 }
 
-func (c *muxStream) SetUrgency(u int8) { c.urgency.Store(int32(u)) }
+func (c *muxStream) SetUrgency(u int8) { c.priority.set(u) }
+func (c *muxStream) SetBulk(b bool)    { c.priority.setBulk(b) }
 
 func (c *muxStream) LocalAddr() net.Addr  { return c.s.conn.LocalAddr() }
 func (c *muxStream) RemoteAddr() net.Addr { return c.s.conn.RemoteAddr() }

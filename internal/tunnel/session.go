@@ -25,6 +25,9 @@ type Stream interface {
 	// SetUrgency sets the scheduling priority of what this end sends: 0 first,
 	// 7 last.
 	SetUrgency(urgency int8)
+	// SetBulk says that what this end sends is bulk and has to wait for everything
+	// else, or is not any more.
+	SetBulk(bulk bool)
 }
 
 // Session is a connection between an agent and a gateway, whatever carries it.

@@ -12,15 +12,10 @@ const (
 	// spliceBuffer is the size of a copy buffer: a request or an answer fits,
 	// and 1,000 idle connections hold 32 MiB at most.
 	spliceBuffer = 16 << 10
-	// bulkBuffer is that of a direction that has carried bulkAfter and keeps
+	// bulkBuffer is that of a direction that carries bulk (see flow) and keeps
 	// filling it: one system call and one wait for the stream's window in eight.
 	bulkBuffer = 128 << 10
 )
-
-// bulkAfter is what a direction may carry before it counts as bulk, whose bytes
-// wait for those of others: more than any answer that somebody waits for, and
-// little of a copy.
-const bulkAfter = 1 << 20
 
 // buffers and bulkBuffers are caches and hold no state.
 var (
@@ -168,6 +163,7 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 		stall = s.stalls.watch(func() { s.abortWith(ErrStalled, ResetStalled) })
 		defer s.stalls.remove(stall)
 	}
+	var carries flow
 	bulk := false
 	for {
 		nr, rerr := src.Read(*buf)
@@ -181,10 +177,10 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			}
 			nw, werr := stall.write(dst, (*buf)[:nr])
 			n += nw
-			if !bulk && n > bulkAfter {
-				bulk = true
+			if is := carries.carried(int(nw), time.Now()); is != bulk {
+				bulk = is
 				if st, ok := dst.(Stream); ok {
-					st.SetUrgency(urgencyBulk)
+					st.SetBulk(bulk)
 				}
 			}
 			if want := bufferFor(bulk, nr); want != pool {

@@ -9,22 +9,24 @@ import (
 	"time"
 )
 
-// recording is a Stream that remembers its urgencies and how large the writes
+// recording is a Stream that remembers whether it was bulk and how large the writes
 // into it were.
 type recording struct {
 	net.Conn
-	mu        sync.Mutex // guards all below
-	urgencies []int8
-	largest   int
+	mu      sync.Mutex // guards all below
+	bulk    []bool
+	largest int
 }
 
 func (r *recording) CloseWrite() error { return nil }
 func (r *recording) Reset(ResetCode)   { r.Close() }
 
-func (r *recording) SetUrgency(u int8) {
+func (r *recording) SetUrgency(int8) {}
+
+func (r *recording) SetBulk(b bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.urgencies = append(r.urgencies, u)
+	r.bulk = append(r.bulk, b)
 }
 
 func (r *recording) Write(p []byte) (int, error) {
@@ -36,7 +38,7 @@ func (r *recording) Write(p []byte) (int, error) {
 
 func (r *recording) Read([]byte) (int, error) { return 0, io.EOF }
 
-// A direction that has carried bulkAfter waits for others and copies in large
+// A direction that carries bulk waits for others and copies in large
 // pieces; one that has not does neither.
 func TestSpliceTellsBulk(t *testing.T) {
 	for _, tc := range []struct {
@@ -70,8 +72,8 @@ func TestSpliceTellsBulk(t *testing.T) {
 			if s := Splice(src, st, SpliceOptions{}); s.Err != nil || s.AToB != int64(tc.bytes) {
 				t.Fatalf("%+v", s)
 			}
-			if demoted := len(st.urgencies) == 1 && st.urgencies[0] == urgencyBulk; demoted != tc.bulk || len(st.urgencies) > 1 {
-				t.Errorf("urgencies %v", st.urgencies)
+			if demoted := len(st.bulk) == 1 && st.bulk[0]; demoted != tc.bulk || len(st.bulk) > 1 {
+				t.Errorf("bulk: %v", st.bulk)
 			}
 			if !tc.bulk && st.largest > spliceBuffer {
 				t.Errorf("a write of %d bytes for no bulk", st.largest)
@@ -89,6 +91,7 @@ type gone struct {
 func (g *gone) CloseWrite() error { return nil }
 func (g *gone) Reset(ResetCode)   { g.Close() }
 func (g *gone) SetUrgency(int8)   {}
+func (g *gone) SetBulk(bool)      {}
 
 func (g *gone) Write([]byte) (int, error) { return 0, &ResetError{Code: ResetClosed, Remote: true} }
 

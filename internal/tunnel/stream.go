@@ -19,6 +19,8 @@ type streamConn struct {
 	s    *quic.Stream
 	sess *quicSession
 
+	priority priority
+
 	wmu sync.Mutex // held during a write; guards cut and ended
 	// cut: a write failed half way, so a FIN would pretend that all was sent.
 	cut   bool
@@ -113,7 +115,8 @@ func (c *streamConn) Reset(code ResetCode) {
 	c.s.CancelRead(quic.StreamErrorCode(code))
 }
 
-func (c *streamConn) SetUrgency(u int8) { c.sess.setPriority(c.s, u) }
+func (c *streamConn) SetUrgency(u int8) { c.sess.setPriority(c.s, c.priority.set(u)) }
+func (c *streamConn) SetBulk(b bool)    { c.sess.setPriority(c.s, c.priority.setBulk(b)) }
 
 func (c *streamConn) LocalAddr() net.Addr  { return c.sess.c.LocalAddr() }
 func (c *streamConn) RemoteAddr() net.Addr { return c.sess.c.RemoteAddr() }

@@ -68,8 +68,12 @@ const (
 	// few milliseconds.
 	silence      = 250 * time.Millisecond
 	silentRounds = 4
-	// trialGain is what is tried, for trialRounds, of what the path before carried.
-	trialGain   = 0.5
+	// provenAfter is how many round trips pass until a path is proven: the other end
+	// challenges it, and acknowledges nothing there before it has the answer.
+	provenAfter = 3
+	// trialPart is how much of the window of the path before is tried, for
+	// trialRounds.
+	trialPart   = 0.5
 	trialRounds = 1
 
 	// queueDrain is the gain while the queue in front of the bottleneck stands
@@ -107,7 +111,7 @@ type pathState uint8
 const (
 	known    pathState = iota
 	unproven           // nothing that was sent on it has been acknowledged
-	onTrial            // half of the rate and the window of the path before are tried
+	onTrial            // half of the window of the path before is tried
 )
 
 // Controller decides how much may be on the way and how fast it is sent. It is
@@ -195,7 +199,7 @@ func (c *Controller) start(now time.Duration) {
 //
 // Until something of the new path is acknowledged no more than the window of a
 // path that nothing is known of may be on the way there. Then its round trip is
-// measured, and half of what the path before carried is tried until a round has told
+// measured, and half of what the path before held is tried until a round has told
 // what becomes of it. If no queue builds the rate holds for the new path too, for most changes are of an address or of
 // a way out that is as good; if one does, what is delivered is the rate.
 //
@@ -260,7 +264,7 @@ func (c *Controller) Window() int64 {
 	case unproven:
 		return min(c.window, begin)
 	case onTrial:
-		return min(c.window, max(int64(trialGain*float64(c.window)), begin))
+		return min(c.window, max(int64(trialPart*float64(c.window)), begin))
 	default:
 		return c.window
 	}
@@ -291,6 +295,11 @@ func (c *Controller) InStartup() bool { return c.phase == startup }
 
 // pacing is the rate to send at in bytes a second.
 func (c *Controller) pacing() float64 {
+	if c.path.state == unproven {
+		// Over the round trips that it takes the other end to follow to the new path,
+		// so that there is room on it for what that needs.
+		return float64(initialWindow*c.datagram) / (provenAfter * max(c.minRTT, minHold).Seconds())
+	}
 	if c.rate == 0 {
 		rtt := initialRTT
 		if c.minRTT > 0 {
@@ -308,7 +317,7 @@ func (c *Controller) pacing() float64 {
 
 func (c *Controller) pacingGain() float64 {
 	if c.path.state == onTrial {
-		return trialGain
+		return 1
 	}
 	switch c.phase {
 	case startup:
