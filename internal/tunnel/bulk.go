@@ -16,21 +16,20 @@ const (
 	bulkRate = 64 << 10
 )
 
-// flow tells whether a direction of a connection carries bulk: a bucket that leaks.
-// What a long-lived connection has carried in all says nothing; a component's to the
-// API brings every list that it begins with and each change after it.
+// flow tells whether a direction of a connection carries bulk: a bucket that leaks
+// while its source has nothing. What a long-lived connection has carried in all says
+// nothing; a component's to the API brings every list that it begins with and each
+// change after it. Nor does time in which the line took nothing: a copy on a slow one
+// is a copy.
 type flow struct {
 	level float64 // bytes, at most bulkAfter
-	at    time.Time
 	bulk  bool
 }
 
-// carried tells it of n bytes and returns whether it is bulk.
-func (f *flow) carried(n int, now time.Time) bool {
-	if !f.at.IsZero() {
-		f.level = max(0, f.level-bulkRate*now.Sub(f.at).Seconds())
-	}
-	f.at = now
+// carried tells it of n bytes for which the source was waited for so long, and returns
+// whether it is bulk.
+func (f *flow) carried(n int, waited time.Duration) bool {
+	f.level = max(0, f.level-bulkRate*waited.Seconds())
 	if f.level == 0 {
 		f.bulk = false
 	}
@@ -43,11 +42,11 @@ func (f *flow) carried(n int, now time.Time) bool {
 
 // priority is the urgency of what one end of a stream sends.
 type priority struct {
-	urgency atomic.Int32
+	urgency atomic.Int32 // without bulk
 	bulk    atomic.Bool
 }
 
-// get returns what is in force, as set and setBulk do.
+// get returns what is in force.
 func (p *priority) get() int8 {
 	if p.bulk.Load() {
 		return urgencyBulk
@@ -55,12 +54,4 @@ func (p *priority) get() int8 {
 	return int8(p.urgency.Load()) //nolint:gosec // from an int8
 }
 
-func (p *priority) set(urgency int8) int8 {
-	p.urgency.Store(int32(urgency))
-	return p.get()
-}
-
-func (p *priority) setBulk(bulk bool) int8 {
-	p.bulk.Store(bulk)
-	return p.get()
-}
+func (p *priority) set(urgency int8) { p.urgency.Store(int32(urgency)) }

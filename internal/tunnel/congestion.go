@@ -179,15 +179,16 @@ func installCongestion(c *quic.Conn, a *algorithm) (*quichook.Hook, Congestion) 
 	return hook, CongestionTolerant
 }
 
-// setPriority sets the priority of a stream, when that is possible.
-func (s *quicSession) setPriority(st *quic.Stream, urgency int8) {
+// setPriority sets the priority of a stream, when that is possible, to what it is
+// then.
+func (s *quicSession) setPriority(st *quic.Stream, p *priority) {
 	if s.hook == nil {
-		st.SetPriority(urgency, true)
+		st.SetPriority(p.get(), true)
 		return
 	}
 	select {
 	case <-s.hook.Installed():
-		s.hook.SetPriority(st, urgency, true)
+		s.hook.SetPriority(st, p.get(), true)
 		return
 	default:
 	}
@@ -195,7 +196,7 @@ func (s *quicSession) setPriority(st *quic.Stream, urgency int8) {
 	go func() {
 		select {
 		case <-s.hook.Installed():
-			s.hook.SetPriority(st, urgency, true)
+			s.hook.SetPriority(st, p.get(), true)
 		case <-s.c.Context().Done():
 		}
 	}()

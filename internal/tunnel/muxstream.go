@@ -212,7 +212,7 @@ func (c *muxStream) interrupt() {
 }
 
 func (c *muxStream) SetUrgency(u int8) { c.priority.set(u) }
-func (c *muxStream) SetBulk(b bool)    { c.priority.setBulk(b) }
+func (c *muxStream) SetBulk(b bool)    { c.priority.bulk.Store(b) }
 
 func (c *muxStream) LocalAddr() net.Addr  { return c.s.conn.LocalAddr() }
 func (c *muxStream) RemoteAddr() net.Addr { return c.s.conn.RemoteAddr() }

@@ -166,7 +166,9 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 	var carries flow
 	bulk := false
 	for {
+		asked := time.Now()
 		nr, rerr := src.Read(*buf)
+		waited := time.Since(asked)
 		if heard != nil && (nr > 0 || rerr != nil) {
 			heard()
 			heard = nil
@@ -175,14 +177,14 @@ func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n 
 			if mayWrite != nil && !mayWrite() {
 				return n
 			}
-			nw, werr := stall.write(dst, (*buf)[:nr])
-			n += nw
-			if is := carries.carried(int(nw), time.Now()); is != bulk {
+			if is := carries.carried(nr, waited); is != bulk {
 				bulk = is
 				if st, ok := dst.(Stream); ok {
 					st.SetBulk(bulk)
 				}
 			}
+			nw, werr := stall.write(dst, (*buf)[:nr])
+			n += nw
 			if want := bufferFor(bulk, nr); want != pool {
 				pool.Put(buf)
 				pool = want

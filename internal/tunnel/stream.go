@@ -33,7 +33,9 @@ type streamConn struct {
 }
 
 func newStreamConn(s *quic.Stream, sess *quicSession) *streamConn {
-	return &streamConn{s: s, sess: sess}
+	c := &streamConn{s: s, sess: sess}
+	c.priority.set(3) // QUIC's own default
+	return c
 }
 
 func (c *streamConn) Read(p []byte) (int, error) {
@@ -115,8 +117,15 @@ func (c *streamConn) Reset(code ResetCode) {
 	c.s.CancelRead(quic.StreamErrorCode(code))
 }
 
-func (c *streamConn) SetUrgency(u int8) { c.sess.setPriority(c.s, c.priority.set(u)) }
-func (c *streamConn) SetBulk(b bool)    { c.sess.setPriority(c.s, c.priority.setBulk(b)) }
+func (c *streamConn) SetUrgency(u int8) {
+	c.priority.set(u)
+	c.sess.setPriority(c.s, &c.priority)
+}
+
+func (c *streamConn) SetBulk(b bool) {
+	c.priority.bulk.Store(b)
+	c.sess.setPriority(c.s, &c.priority)
+}
 
 func (c *streamConn) LocalAddr() net.Addr  { return c.sess.c.LocalAddr() }
 func (c *streamConn) RemoteAddr() net.Addr { return c.sess.c.RemoteAddr() }

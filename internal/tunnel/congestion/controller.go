@@ -170,9 +170,10 @@ type Controller struct {
 	swallowed   int64   // up to this number what is lost, or late, says nothing: an outage had it
 	path        struct {
 		state    pathState
-		trial    int   // rounds that have told something of it
-		first    int64 // number of the first packet on it
-		inFlight int64 // bytes of the path before that still count as on the way
+		trial    int     // rounds that have told something of it
+		best     float64 // delivery rate on trial, also of a sender with little to send
+		first    int64   // number of the first packet on it
+		inFlight int64   // bytes of the path before that still count as on the way
 	}
 
 	window  int64
@@ -199,8 +200,8 @@ func (c *Controller) start(now time.Duration) {
 //
 // Until something of the new path is acknowledged no more than the window of a
 // path that nothing is known of may be on the way there. Then its round trip is
-// measured, and half of what the path before held is tried until a round has told
-// what becomes of it. If no queue builds the rate holds for the new path too, for most changes are of an address or of
+// measured, and half of the window before is tried until a round has told what becomes
+// of it. If no queue builds the rate holds for the new path too, for most changes are of an address or of
 // a way out that is as good; if one does, what is delivered is the rate.
 //
 // RFC 9000 section 9.4 has a sender begin anew instead. That takes several round
@@ -212,6 +213,7 @@ func (c *Controller) Moved(inFlight int64) {
 		return
 	}
 	c.path.state, c.path.first, c.path.inFlight = unproven, c.newest+1, inFlight
+	c.limitedTill = 0 // bytes of the path before
 }
 
 // onPath is how much of what is on the way is on the present path.
@@ -236,24 +238,34 @@ func (c *Controller) endOutage(now time.Duration) {
 	c.swallowed = c.newest
 	c.restartLoss(now)
 	if c.path.state == unproven {
-		c.path.state, c.path.trial = onTrial, 0
-		if c.phase == startup {
-			c.path.state = known // there is little to try
-		}
+		c.path.state, c.path.trial, c.path.best = onTrial, 0, 0
 		c.minRTT = 0
 		c.round.began, c.round.ends = now, c.delivered
 		c.round.best, c.round.sampled, c.round.minRTT = 0, false, 0
 		c.full.samples = 0
+		if c.phase == startup {
+			c.beginAnew()
+		}
 	}
+}
+
+// beginAnew forgets a rate that has not been found yet: what a session with little
+// to send has seen of it tells nothing of another path.
+func (c *Controller) beginAnew() {
+	c.path.state = known
+	c.rate = 0
+	clear(c.rates[:])
+	c.full.rate, c.full.rounds = 0, 0
+	c.window = min(c.window, initialWindow*c.datagram)
 }
 
 // endTrial takes the path for known: as good as the one before, or with a queue for
 // as much as it has delivered.
 func (c *Controller) endTrial(queue bool) {
 	c.path.state = known
-	if queue && c.round.best > 0 {
+	if queue && c.path.best > 0 {
 		clear(c.rates[:])
-		c.rate = c.round.best
+		c.rate = c.path.best
 		c.rates[0] = c.rate
 	}
 }
@@ -298,7 +310,7 @@ func (c *Controller) pacing() float64 {
 	if c.path.state == unproven {
 		// Over the round trips that it takes the other end to follow to the new path,
 		// so that there is room on it for what that needs.
-		return float64(initialWindow*c.datagram) / (provenAfter * max(c.minRTT, minHold).Seconds())
+		return float64(initialWindow*c.datagram) / (provenAfter * max(c.minRTT, initialRTT).Seconds())
 	}
 	if c.rate == 0 {
 		rtt := initialRTT
@@ -397,6 +409,9 @@ func (c *Controller) OnAcked(now time.Duration, number, size, inFlight int64) {
 	// Never faster than it was sent, never faster than it arrived.
 	if d := max(p.sent-p.firstSent, now-p.deliveredAt); d > 0 {
 		r := float64(c.delivered-p.delivered) / d.Seconds()
+		if c.path.state == onTrial {
+			c.path.best = max(c.path.best, r)
+		}
 		if !p.senderLimited || r > c.rate {
 			c.round.sampled = true
 			c.round.best = max(c.round.best, r)
@@ -501,11 +516,10 @@ func (c *Controller) checkQueue(now, rtt time.Duration) {
 		return
 	}
 	if c.minRTT > 0 && f.minRTT-c.minRTT > min(max(c.minRTT/4, fullQueueMin), fullQueueMax) {
-		if c.path.state == onTrial {
-			c.endTrial(true)
-		}
 		if c.phase == startup {
 			c.leaveStartup()
+		} else {
+			c.endTrial(true)
 		}
 	}
 	f.samples = 0

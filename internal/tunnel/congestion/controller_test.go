@@ -116,12 +116,15 @@ func TestOutages(t *testing.T) {
 		from   time.Duration // after the outage
 		want   float64       // Mbit/s in the second from there on
 		waits  time.Duration // at most, for the line
+		busy   time.Duration // until then the sender sends much
 	}{
-		{"half a second", 500 * time.Millisecond, 0, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond},
-		{"two seconds", 2 * time.Second, 0, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond},
-		{"half a second and another address", 500 * time.Millisecond, 400 * time.Millisecond, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond},
-		{"a slower path", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 60 * time.Millisecond, 200 * time.Millisecond, 3.5, 50 * time.Millisecond},
-		{"a slower path with a deep queue", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 2 * time.Second, time.Second, 4.5, 60 * time.Millisecond},
+		{"half a second", 500 * time.Millisecond, 0, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond, time.Hour},
+		{"two seconds", 2 * time.Second, 0, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond, time.Hour},
+		{"half a second and another address", 500 * time.Millisecond, 400 * time.Millisecond, 50e6, 60 * time.Millisecond, 200 * time.Millisecond, 42, 20 * time.Millisecond, time.Hour},
+		{"a slower path", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 60 * time.Millisecond, 200 * time.Millisecond, 3.5, 50 * time.Millisecond, time.Hour},
+		{"a slower path with a deep queue", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 2 * time.Second, time.Second, 4.5, 60 * time.Millisecond, time.Hour},
+		{"a slower path with a deep queue, of which little is seen at first", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 2 * time.Second, 3 * time.Second, 4.5, 60 * time.Millisecond, 2500 * time.Millisecond},
+		{"the same of a sender that has always had little", 500 * time.Millisecond, 400 * time.Millisecond, 5e6, 2 * time.Second, 3 * time.Second, 4.5, 60 * time.Millisecond, 200 * time.Millisecond},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			p := wan(loss(0.01))
@@ -136,6 +139,9 @@ func TestOutages(t *testing.T) {
 			if tc.moved > 0 {
 				p.moved = begin + tc.moved
 			}
+			// From busy on little is sent, and much again a second and a half after the
+			// outage.
+			p.quiet = func(now time.Duration) bool { return now > tc.busy && now < begin+tc.outage+1500*time.Millisecond }
 			from := begin + tc.outage + tc.from
 			r := p.run(1, New(1232), from, from+time.Second)
 			t.Logf("%.1f Mbit/s, packets wait %s", r.mbps, r.queue)

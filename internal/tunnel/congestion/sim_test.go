@@ -21,6 +21,8 @@ type path struct {
 	change func(p *path, now time.Duration)
 	// moved is when the sender is told that it is on another path.
 	moved time.Duration
+	// quiet says when the sender has one packet in 100 ms only.
+	quiet func(now time.Duration) bool
 }
 
 // result is what became of a transfer.
@@ -114,7 +116,14 @@ func (p path) run(seed uint64, c *Controller, warm, d time.Duration) result {
 		if inFlight > 0 && now-lastSent > 3*srtt {
 			probes = 2
 		}
-		for c.CanSend(inFlight) && c.HasBudget(now) || probes > 0 {
+		most := number + 1<<30
+		if p.quiet != nil && p.quiet(now) {
+			most = number
+			if now-lastSent >= 100*time.Millisecond {
+				most++
+			}
+		}
+		for c.CanSend(inFlight) && c.HasBudget(now) && number < most || probes > 0 {
 			probes--
 			lastSent = now
 			c.OnSent(now, inFlight, number, size, true)
