@@ -92,10 +92,13 @@ func Keep(ctx context.Context, p Policy) {
 	}
 }
 
-// freeMemory collects twice: the first shrinks the stacks that were needed large, and
-// the second finds what is left of them.
-func freeMemory() {
-	runtime.GC()
+// freeMemory collects, after a busy moment twice: the first shrinks the stacks that
+// were needed large, and the second finds what is left of them. With ten thousand
+// sessions each takes half a second of a core.
+func freeMemory(busy bool) {
+	if busy {
+		runtime.GC()
+	}
 	debug.FreeOSMemory()
 }
 
@@ -121,7 +124,7 @@ type keeper struct {
 	policy Policy
 	read   func() usage
 	set    func(percent int) // nil: it is not ours to set
-	free   func()
+	free   func(busy bool)
 	// release lets go of pages of files.
 	release func()
 
@@ -151,7 +154,7 @@ func (k *keeper) look(now time.Time) (rest bool) {
 	case !quiet, enough && now.Sub(k.freed) < freeEvery:
 		return false
 	case enough:
-		k.free()
+		k.free(k.busy)
 		k.freed = now
 		k.busy = true // a collection is
 	}

@@ -24,8 +24,14 @@ func TestKeeper(t *testing.T) {
 	var did []string
 	k := keeper{
 		policy: Gateway, read: func() usage { return u }, percent: int(Gateway.MaxPercent),
-		set:     func(int) { did = append(did, "percent") },
-		free:    func() { did = append(did, "free"); u.objects, u.free = u.live, 0 },
+		set: func(int) { did = append(did, "percent") },
+		free: func(busy bool) {
+			if busy {
+				did = append(did, "collect")
+			}
+			did = append(did, "free")
+			u.objects, u.free = u.live, 0
+		},
 		release: func() { did = append(did, "release") },
 		looked:  now,
 	}
@@ -40,7 +46,7 @@ func TestKeeper(t *testing.T) {
 		{"begin", 4 * mb, 5 * mb, 1 * mb, 0, Gateway.Look, nil, true},
 		{"a crowd comes", 200 * mb, 400 * mb, 50 * mb, 300 * mb, Gateway.Look, []string{"percent"}, false},
 		{"it comes", 300 * mb, 400 * mb, 50 * mb, 100 * mb, Gateway.Look, nil, false},
-		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, Gateway.Look, []string{"free", "release"}, false},
+		{"it is there", 400 * mb, 480 * mb, 50 * mb, 1 * mb, Gateway.Look, []string{"collect", "free", "release"}, false},
 		{"idle", 400 * mb, 410 * mb, 0, 1 * mb, Gateway.Look, nil, true},
 		{"more, but just given back", 400 * mb, 480 * mb, 0, 1 * mb, Gateway.Look, nil, false},
 		{"more", 400 * mb, 480 * mb, 0, 1 * mb, freeEvery, []string{"free", "release"}, false},
