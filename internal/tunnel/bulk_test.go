@@ -37,3 +37,21 @@ func TestFlow(t *testing.T) {
 		t.Error("what comes long after a copy is bulk")
 	}
 }
+
+// Bulk waits for everything else, and has its old urgency again when it is none.
+func TestPriority(t *testing.T) {
+	var p priority
+	for _, step := range []struct {
+		do   func()
+		want int8
+	}{
+		{func() { p.set(2) }, 2},
+		{func() { p.bulk.Store(true) }, urgencyBulk},
+		{func() { p.set(3) }, urgencyBulk},
+		{func() { p.bulk.Store(false) }, 3},
+	} {
+		if step.do(); p.get() != step.want {
+			t.Errorf("urgency %d, want %d", p.get(), step.want)
+		}
+	}
+}

@@ -339,8 +339,9 @@ func (c *Controller) nextRound(now time.Duration, senderLimited bool) {
 			c.rate = max(c.rate, v)
 		}
 	}
-	switch c.path.state {
-	case onTrial:
+	// What is left was given up without a word, such as packets that probe the MTU.
+	c.path.inFlight = 0
+	if c.path.state == onTrial {
 		// The first round is of what was sent before the path was proven.
 		if r.sampled {
 			c.path.trial++
@@ -348,11 +349,6 @@ func (c *Controller) nextRound(now time.Duration, senderLimited bool) {
 		if c.path.trial > trialRounds {
 			c.endTrial(false)
 		}
-		fallthrough
-	case known:
-		// What is left was given up without a word, such as packets that probe the
-		// MTU.
-		c.path.inFlight = 0
 	}
 	c.queued = r.minRTT > 0 && r.minRTT-c.minRTT > queueTolerance+c.minRTT/8
 	if c.phase == startup && r.sampled && !senderLimited {
@@ -361,14 +357,25 @@ func (c *Controller) nextRound(now time.Duration, senderLimited bool) {
 	if c.phase == cruise {
 		c.nextGain()
 	}
-	r.began, r.ends = now, c.delivered
-	r.best, r.sampled, r.minRTT = 0, false, 0
+	c.beginRound(now)
 	c.sent.expire(now - 10*time.Second)
 	if c.phase == cruise && c.settling > 0 {
 		c.settling--
 		c.restartLoss(now)
 	}
 	c.checkLoss(now)
+}
+
+func (c *Controller) beginRound(now time.Duration) {
+	r := &c.round
+	r.began, r.ends = now, c.delivered
+	r.best, r.sampled, r.minRTT = 0, false, 0
+}
+
+// believe forgets what was delivered in other rounds.
+func (c *Controller) believe(rate float64) {
+	clear(c.rates[:])
+	c.rate, c.rates[0] = rate, rate
 }
 
 // nextGain goes on in the cycle.
@@ -438,9 +445,7 @@ func (c *Controller) checkLoss(now time.Duration) {
 		} else if d := now - l.began; d > 0 {
 			// Believe what has arrived lately, and nothing from before.
 			r := float64(c.delivered-l.from) / d.Seconds() * lossBackoff
-			c.rate = min(c.rate, r)
-			clear(c.rates[:])
-			c.rates[0] = c.rate
+			c.believe(min(c.rate, r))
 			c.gain = 2 // no trying for more until the cycle comes round
 		}
 	}

@@ -83,8 +83,7 @@ func (c *Controller) endOutage(now time.Duration) {
 	if c.path.state == unproven {
 		c.path.state, c.path.trial, c.path.best = onTrial, 0, 0
 		c.minRTT = 0
-		c.round.began, c.round.ends = now, c.delivered
-		c.round.best, c.round.sampled, c.round.minRTT = 0, false, 0
+		c.beginRound(now)
 		c.full.samples = 0
 		if c.phase == startup {
 			c.beginAnew()
@@ -96,8 +95,7 @@ func (c *Controller) endOutage(now time.Duration) {
 // to send has seen of it tells nothing of another path.
 func (c *Controller) beginAnew() {
 	c.path.state = known
-	c.rate = 0
-	clear(c.rates[:])
+	c.believe(0)
 	c.full.rate, c.full.rounds = 0, 0
 	c.window = min(c.window, initialWindow*c.datagram)
 }
@@ -107,9 +105,7 @@ func (c *Controller) beginAnew() {
 func (c *Controller) endTrial(queue bool) {
 	c.path.state = known
 	if queue && c.path.best > 0 {
-		clear(c.rates[:])
-		c.rate = c.path.best
-		c.rates[0] = c.rate
+		c.believe(c.path.best)
 	}
 }
 
