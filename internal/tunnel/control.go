@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -187,13 +186,13 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 		body = m.append(nil)
 	case Spread:
 		body = quicvarint.Append(nil, m.Milliseconds)
+	case Heartbeat:
+		body = m.append(make([]byte, 0, padding))
+		body = body[:max(padding, len(body))] // it stands for a Pad
 	default:
 		var err error
 		if body, err = json.Marshal(m); err != nil {
 			return b, fmt.Errorf("control message %d: %w", m.Type(), err)
-		}
-		if m.Type() == TypeHeartbeat { // which stands for a Pad
-			body = padded(body)
 		}
 	}
 	if len(body) > MaxControlMessage {
@@ -202,23 +201,6 @@ func AppendMessage(b []byte, m Message) ([]byte, error) {
 	b = quicvarint.Append(b, uint64(m.Type()))
 	b = quicvarint.Append(b, uint64(len(body)))
 	return append(b, body...), nil
-}
-
-// padded is JSON as long as the body of a Pad.
-func padded(body []byte) []byte {
-	return append(body, bytes.Repeat([]byte{' '}, max(0, padding-len(body)))...)
-}
-
-// apart runs f on a stack of its own. To decode JSON takes more of it than a
-// goroutine begins with, and one that reads an idle session would keep that.
-func apart[T any](f func() (T, error)) (v T, err error) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		v, err = f()
-	}()
-	<-done
-	return v, err
 }
 
 // ErrCriticalMessage is an unknown control message that may not be skipped.
@@ -280,7 +262,7 @@ func parseMessage(t MessageType, body []byte) (Message, error) {
 		return Spread{Milliseconds: ms}, nil
 	case TypeHeartbeat:
 		var m Heartbeat
-		if m, err = apart(func() (Heartbeat, error) { return parseHeartbeat(body) }); err == nil {
+		if m, err = parseHeartbeat(body); err == nil {
 			return m, nil
 		}
 	case TypePad:

@@ -51,8 +51,12 @@ func TestMessages(t *testing.T) {
 
 func TestMessagesRefused(t *testing.T) {
 	for name, tc := range map[string]struct{ bytes, err string }{
-		"negative age":   {"\x08\x13{\"kubeletAgeMS\":-1}", "below zero"},
-		"odd reason":     {"\x08\x2a{\"autonomy\":{\"faults\":[{\"reason\":\"a b\"}]}}", "CamelCase"},
+		"beat: empty":    {"\x08\x00", "age"},
+		"beat: an age":   {"\x08\x01\x00", "faults"},
+		"beat: a fault":  {"\x08\x02\x00\x02", "reason"},
+		"beat: silent":   {"\x08\x04\x00\x02\x01A", "message of fault A"},
+		"beat: no UTF-8": {"\x08\x06\x00\x02\x01A\x01\xff", "UTF-8"},
+		"odd reason":     {"\x08\x07\x00\x02\x03a b\x00", "CamelCase"},
 		"unknown odd":    {"\x3f\x00", ErrCriticalMessage.Error()},
 		"too long":       {"\x01\x80\x01\x00\x01", "allowed"},
 		"spread of none": {"\x10\x00", "no varint"},
@@ -124,6 +128,19 @@ func FuzzReadMessage(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A heartbeat of a later version, which says more, is understood, and no age of a
+// kubelet's overflows.
+func TestHeartbeatOfLaterVersions(t *testing.T) {
+	m, err := ReadMessage(bufio.NewReader(strings.NewReader("\x08\x0b\xff\xff\xff\xff\xff\xff\xff\xff\x01new")))
+	h, ok := m.(Heartbeat)
+	if err != nil || !ok || h.Autonomy == nil || len(h.Autonomy.Faults) > 0 {
+		t.Fatalf("%+v, %v", m, err)
+	}
+	if age, ok := h.KubeletAge(); !ok || age != 24*time.Hour {
+		t.Errorf("age %v, %v", age, ok)
+	}
 }
 
 // A heartbeat that says nothing is as good a sign of life as a Pad.

@@ -36,10 +36,10 @@
 //	HELLO 1, WELCOME 3: JSON objects; unknown members are ignored.
 //	PING 2, PONG 4: 8 bytes that come back as they were sent.
 //	SPREAD 16: a varint, in milliseconds.
-//	DRAIN 6, HEARTBEAT 8: JSON objects. GATEWAYS 10, POLICY 12: documents of
-//	package signed. PAD 14: filling, skipped. Of types that are not known the even
-//	ones are skipped and the odd ones end the session: whoever adds a message
-//	chooses.
+//	DRAIN 6: a JSON object. HEARTBEAT 8: varints and text, see Heartbeat. GATEWAYS
+//	10, POLICY 12: documents of package signed. PAD 14: filling, skipped. Of types
+//	that are not known the even ones are skipped and the odd ones end the session:
+//	whoever adds a message chooses.
 //
 // A dial header, sent by whoever opens the stream, in one write:
 //

@@ -1,12 +1,14 @@
 package tunnel
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"time"
-	"unicode/utf8"
+
+	"github.com/quic-go/quic-go/quicvarint"
 )
 
 // HeartbeatInterval is how often an agent says how its node is: about as often as
@@ -21,23 +23,23 @@ const HeartbeatInterval = 2 * SignOfLife
 type Heartbeat struct {
 	// KubeletAgeMS is how long ago, in milliseconds, the kubelet last renewed
 	// its lease on the node. nil: it has not since the hub began.
-	KubeletAgeMS *int64 `json:"kubeletAgeMS,omitempty"`
+	KubeletAgeMS *int64
 	// Autonomy is nil where the node does not say.
-	Autonomy *Autonomy `json:"autonomy,omitempty"`
+	Autonomy *Autonomy
 }
 
 // Autonomy is whether the node would go on through a cut and a reboot in it.
 type Autonomy struct {
 	// Faults are what would keep it from that, the gravest first. None: it would.
-	Faults []Fault `json:"faults,omitempty"`
+	Faults []Fault
 }
 
 // Fault is one reason why a node is not autonomous.
 type Fault struct {
 	// Reason is a word in CamelCase, like CacheIncomplete.
-	Reason string `json:"reason"`
+	Reason string
 	// Message is a sentence for people.
-	Message string `json:"message,omitempty"`
+	Message string
 }
 
 // Type implements Message.
@@ -56,28 +58,72 @@ const (
 // (apimachinery's metav1.Condition).
 var faultReason = regexp.MustCompile(`^[A-Z][A-Za-z0-9]*$`)
 
+// append writes a heartbeat in varints: a gateway with ten thousand nodes reads
+// nine hundred a second, and JSON was a tenth of its processor and a fifth of its
+// garbage.
+//
+//	+---------------------+------------------+------------------------------------+
+//	| varint, 0: unknown, | varint, 0: node  | of each fault: varint len, reason, |
+//	| else 1 + age in ms  | does not say,    | varint len, message                |
+//	|                     | else 1 + faults  |                                    |
+//	+---------------------+------------------+------------------------------------+
+//
+// What follows is not read: filling now, room for later versions.
+func (h Heartbeat) append(b []byte) []byte {
+	var age, faults uint64
+	if h.KubeletAgeMS != nil {
+		age = 1 + min(uint64(max(0, *h.KubeletAgeMS)), quicvarint.Max-1)
+	}
+	b = quicvarint.Append(b, age)
+	if h.Autonomy == nil {
+		return quicvarint.Append(b, faults)
+	}
+	b = quicvarint.Append(b, 1+uint64(len(h.Autonomy.Faults)))
+	for _, f := range h.Autonomy.Faults {
+		for _, text := range []string{f.Reason, f.Message} {
+			b = quicvarint.Append(b, uint64(len(text)))
+			b = append(b, text...)
+		}
+	}
+	return b
+}
+
 // parseHeartbeat refuses what no agent of ours says.
 func parseHeartbeat(body []byte) (Heartbeat, error) {
 	var h Heartbeat
-	if err := json.Unmarshal(body, &h); err != nil {
-		return Heartbeat{}, err
+	age, n, err := quicvarint.Parse(body)
+	if err != nil {
+		return Heartbeat{}, fmt.Errorf("age: %w", err)
 	}
-	if h.KubeletAgeMS != nil && *h.KubeletAgeMS < 0 {
-		return Heartbeat{}, errors.New("an age below zero")
+	body = body[n:]
+	faults, n, err := quicvarint.Parse(body)
+	if err != nil {
+		return Heartbeat{}, fmt.Errorf("faults: %w", err)
 	}
-	if h.Autonomy == nil {
+	if age > 0 {
+		h = h.WithKubeletAge(time.Duration(min(age-1, math.MaxInt64/uint64(time.Millisecond))) * time.Millisecond)
+	}
+	if faults == 0 {
 		return h, nil
 	}
-	if len(h.Autonomy.Faults) > MaxFaults {
-		return Heartbeat{}, fmt.Errorf("%d faults are more than the %d allowed", len(h.Autonomy.Faults), MaxFaults)
+	h.Autonomy = &Autonomy{}
+	if faults--; faults > MaxFaults {
+		return Heartbeat{}, fmt.Errorf("%d faults are more than the %d allowed", faults, MaxFaults)
 	}
-	for _, f := range h.Autonomy.Faults {
-		if len(f.Reason) > maxFaultReason || !faultReason.MatchString(f.Reason) {
+	r := bytes.NewReader(body[n:])
+	for range faults {
+		reason, err := readText(r, byteReader{r}, maxFaultReason)
+		if err != nil {
+			return Heartbeat{}, fmt.Errorf("reason of a fault: %w", err)
+		}
+		if !faultReason.MatchString(reason) {
 			return Heartbeat{}, errors.New("a fault whose reason is no word in CamelCase")
 		}
-		if len(f.Message) > maxFaultMessage || !utf8.ValidString(f.Message) {
-			return Heartbeat{}, fmt.Errorf("fault %s: its message is no UTF-8 of at most %d bytes", f.Reason, maxFaultMessage)
+		message, err := readText(r, byteReader{r}, maxFaultMessage)
+		if err != nil {
+			return Heartbeat{}, fmt.Errorf("message of fault %s: %w", reason, err)
 		}
+		h.Autonomy.Faults = append(h.Autonomy.Faults, Fault{Reason: reason, Message: message})
 	}
 	return h, nil
 }

@@ -107,23 +107,20 @@ func (c *UDPConn) tolerate(err error) bool {
 	return true
 }
 
-// WriteMsgUDP is what quic-go sends with.
+// WriteMsgUDP is what quic-go sends with. The socket's own of that name would
+// allocate for each address.
 func (c *UDPConn) WriteMsgUDP(b, oob []byte, addr *net.UDPAddr) (n, oobn int, err error) {
-	if c.fault != nil {
-		err = c.fault()
-	}
-	if err == nil {
-		n, oobn, err = c.UDPConn.WriteMsgUDP(b, oob, addr)
-	}
-	if err != nil && c.tolerate(err) {
-		return len(b), len(oob), nil
-	}
-	return n, oobn, err
+	return c.WriteMsgUDPAddrPort(b, oob, addr.AddrPort())
 }
 
 // WriteMsgUDPAddrPort is WriteMsgUDP with another address type.
 func (c *UDPConn) WriteMsgUDPAddrPort(b, oob []byte, addr netip.AddrPort) (n, oobn int, err error) {
-	n, oobn, err = c.UDPConn.WriteMsgUDPAddrPort(b, oob, addr)
+	if c.fault != nil {
+		err = c.fault()
+	}
+	if err == nil {
+		n, oobn, err = c.UDPConn.WriteMsgUDPAddrPort(b, oob, addr)
+	}
 	if err != nil && c.tolerate(err) {
 		return len(b), len(oob), nil
 	}
