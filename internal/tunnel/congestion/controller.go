@@ -40,6 +40,9 @@ const (
 	fullSamples  = 16
 	fullQueueMin = 8 * time.Millisecond
 	fullQueueMax = 30 * time.Millisecond
+	// seemsFullGain is the gain from fullSamples on until it is sure: to go on with
+	// startupGain for half a round trip would overfill most queues.
+	seemsFullGain = 0.75
 	// settleRounds is how long what startup has overfilled is still reported.
 	settleRounds = 2
 
@@ -120,9 +123,8 @@ type Controller struct {
 	full struct { // of the pipe, found in startup
 		rate    float64
 		rounds  int
-		samples int           // of round trips in this block
-		since   time.Duration // its begin
-		minRTT  time.Duration // its shortest
+		samples int           // of round trips that a queue has made longer, in a row
+		since   time.Duration // when the first of them was
 	}
 	settling int // rounds whose loss is still the startup's
 
@@ -205,7 +207,7 @@ func (c *Controller) pacing() float64 {
 	}
 	if c.phase == startup {
 		// The first windows are too short to measure a rate by.
-		return startupGain * max(c.rate, float64(initialWindow*c.datagram)/max(c.minRTT, minHold).Seconds())
+		return c.pacingGain() * max(c.rate, float64(initialWindow*c.datagram)/max(c.minRTT, minHold).Seconds())
 	}
 	// What one round trip of the smallest window makes is the least.
 	return max(c.rate*c.pacingGain(), float64(minWindow*c.datagram)/max(c.minRTT, minHold).Seconds())
@@ -217,6 +219,9 @@ func (c *Controller) pacingGain() float64 {
 	}
 	switch c.phase {
 	case startup:
+		if c.seemsFull() {
+			return seemsFullGain
+		}
 		return startupGain
 	case drain:
 		return 1 / startupGain
@@ -399,22 +404,26 @@ func (c *Controller) nextGain() {
 // checkQueue ends the startup, or the trial of a path, when a queue has built.
 func (c *Controller) checkQueue(now, rtt time.Duration) {
 	f := &c.full
-	if f.samples == 0 {
-		f.since, f.minRTT = now, rtt
+	if c.minRTT == 0 || rtt-c.minRTT <= min(max(c.minRTT/4, fullQueueMin), fullQueueMax) {
+		f.samples = 0
+		return
 	}
-	f.minRTT = min(f.minRTT, rtt)
+	if f.samples == 0 {
+		f.since = now
+	}
 	if f.samples++; f.samples < fullSamples || now-f.since < c.minRTT/2 {
 		return
 	}
-	if c.minRTT > 0 && f.minRTT-c.minRTT > min(max(c.minRTT/4, fullQueueMin), fullQueueMax) {
-		if c.phase == startup {
-			c.leaveStartup()
-		} else {
-			c.endTrial(true)
-		}
+	if c.phase == startup {
+		c.leaveStartup()
+	} else {
+		c.endTrial(true)
 	}
 	f.samples = 0
 }
+
+// seemsFull reports whether it looks as if a queue had built.
+func (c *Controller) seemsFull() bool { return c.full.samples >= fullSamples }
 
 func (c *Controller) leaveStartup() { c.phase, c.settling = drain, settleRounds }
 
