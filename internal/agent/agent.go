@@ -63,7 +63,7 @@ type Config struct {
 	// Proxy is the HTTP proxy for TCP sessions to a gateway ("host:port"), nil
 	// for none; see ProxyFromEnvironment. QUIC needs no proxy and takes none.
 	Proxy func(hostport string) (*url.URL, error)
-	// Transport of sessions; SetTransport changes it. "": Auto.
+	// Transport of sessions, from the first on; SetTransport changes it. "": Auto.
 	Transport Transport
 	// Network says which network the node is on, so that the agent remembers
 	// there what got through; nil: it is always the same.
@@ -125,6 +125,8 @@ type Agent struct {
 	epoch   uint64        // of the newest session there was
 	running bool
 	mode    Transport
+	proven  bool  // a session over mode was made, or mode was there from the start
+	trouble error // why the last attempt at a session that should be there failed
 }
 
 // New makes an agent that is not connected yet.
@@ -182,7 +184,7 @@ func New(cfg Config) (*Agent, error) {
 		net:  dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion, lost: &count.lost},
 		mem:  networks{keep: cfg.Documents},
 		poke: make(chan struct{}, 1), remix: make(chan struct{}, 1), changed: make(chan struct{}),
-		mode: cfg.Transport,
+		mode: cfg.Transport, proven: true,
 	}
 	if err := a.mem.load(); err != nil {
 		// It is found out anew, at the price of a second per network.
@@ -224,10 +226,15 @@ func (a *Agent) Poke() {
 
 // SetTransport changes what carries sessions, the current one too: where it has
 // another transport, a session with the right one takes over as soon as it can
-// be made, and the streams of the old one end by themselves. It returns at once.
+// be made, and the streams of the old one end by themselves. A transport that
+// never gets through costs no session: until there has been one over it, the
+// agent also takes the other one, and Figures has the Trouble. It returns at once.
 func (a *Agent) SetTransport(t Transport) {
 	a.mu.Lock()
-	a.mode = t
+	if a.mode != t {
+		a.mode, a.trouble = t, nil
+		a.proven = t == Auto || a.session != nil && a.session.sess.transport == t
+	}
 	a.mu.Unlock()
 	select {
 	case a.remix <- struct{}{}:
@@ -249,6 +256,31 @@ func (a *Agent) transport() Transport {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.mode
+}
+
+// route is how to reach a gateway on a network where first got through last.
+func (a *Agent) route(first Transport) route {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.mode == Auto:
+		return route{transport: Auto, first: first}
+	case a.proven:
+		return route{transport: a.mode}
+	}
+	return route{transport: Auto, first: a.mode}
+}
+
+// troubled keeps why there is no session over mode, and reports whether it is
+// the first trouble with it.
+func (a *Agent) troubled(mode Transport, err error) (first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mode != mode {
+		return false
+	}
+	first, a.trouble = a.trouble == nil, err
+	return first
 }
 
 // Beat says that what Heartbeat returns has changed: the gateway is told at
@@ -355,6 +387,10 @@ func (a *Agent) adopt(s *session) (old *session) {
 	old = a.session
 	a.session = s
 	a.epoch = max(a.epoch, s.welcome.Epoch)
+	a.trouble = nil
+	if s.sess.transport == a.mode {
+		a.proven = true
+	}
 	a.announceLocked()
 	a.mu.Unlock()
 	a.cfg.OnState(true, s.gateway)

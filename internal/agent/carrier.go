@@ -67,9 +67,8 @@ func (r *retaker) later() {
 func (r *retaker) stop() { r.timer.Stop() }
 
 // recarry makes a session to the gateway of s over the transport that it should
-// have; nil if s has it.
-func (a *Agent) recarry(ctx context.Context, s *session) (*session, error) {
-	mode := a.transport()
+// have by mode; nil if s has it.
+func (a *Agent) recarry(ctx context.Context, s *session, mode Transport) (*session, error) {
 	want := mode
 	if mode == Auto {
 		want = QUIC

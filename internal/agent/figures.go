@@ -18,6 +18,12 @@ type Figures struct {
 	Transport Transport
 	// Fallback: it is TCP because QUIC did not get through.
 	Fallback bool
+	// Wanted is what it should be: Config's Transport, or what SetTransport has
+	// made of it.
+	Wanted Transport
+	// Trouble is why the last attempt failed, without a session or with one over
+	// another transport than was chosen; nil: there is none.
+	Trouble error
 	// Sessions that began, by what carried them.
 	Sessions map[Transport]uint64
 	// Takeovers are those among them that took over from another: the node moved
@@ -110,14 +116,14 @@ func resultOf(err error) string {
 // nothing that matters, and decides nothing.
 func (a *Agent) Figures() Figures {
 	a.mu.Lock()
-	s, mode := a.session, a.mode
+	s, mode, trouble := a.session, a.mode, a.trouble
 	a.mu.Unlock()
 	c := a.counters
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := Figures{
 		Sessions: maps.Clone(c.sessions), Takeovers: c.takeovers, Migrations: c.migrations, Dials: maps.Clone(c.dials),
-		SendErrors: c.lost.Counts(), StalledBytes: c.stalled.Held(), StallAborts: c.stalled.Cuts(),
+		Wanted: mode, Trouble: trouble, SendErrors: c.lost.Counts(), StalledBytes: c.stalled.Held(), StallAborts: c.stalled.Cuts(),
 	}
 	if s != nil {
 		f.Transport, f.Streams = s.sess.transport, s.streams.Count()

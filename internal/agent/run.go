@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -38,9 +39,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	var sessions sync.WaitGroup
 	var r retries
 	for a.pause(ctx, r.wait(a.cfg.Jitter), r.silent, r.spread) {
+		mode := a.transport()
 		s, err := a.connectAny(ctx, a.dir.candidates(time.Now()))
 		if err != nil {
 			r.failed(err)
+			a.troubled(mode, err)
 		} else {
 			began := time.Now()
 			s, err = a.hold(ctx, &sessions, s)
@@ -132,8 +135,14 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 		case move:
 			next, err = a.connectAny(ctx, a.alternatives(s))
 		case recarry:
-			if next, err = a.recarry(ctx, s); err != nil {
-				a.log.Debug("no session over the other transport yet", "gateway", s.gateway, "error", err)
+			mode := a.transport()
+			if next, err = a.recarry(ctx, s, mode); err != nil {
+				level := slog.LevelDebug
+				// Where the transport was chosen somebody waits for it; told once.
+				if mode != Auto && a.troubled(mode, err) && ctx.Err() == nil {
+					level = slog.LevelWarn
+				}
+				a.log.Log(ctx, level, "no session over the other transport yet", "gateway", s.gateway, "want", mode, "have", s.sess.transport, "error", err)
 				carrier.later()
 				continue
 			}

@@ -40,10 +40,9 @@ type session struct {
 
 // connect makes a session to one gateway.
 func (a *Agent) connect(ctx context.Context, to candidate) (*session, error) {
-	network := a.cfg.Network()
-	r := route{transport: a.transport(), first: a.mem.transport(network)}
-	s, err := a.connectVia(ctx, to, r)
-	if err == nil && r.transport == Auto {
+	s, err := a.connectVia(ctx, to, a.route(a.mem.transport(a.cfg.Network())))
+	// What is chosen says nothing of what else gets through.
+	if err == nil && a.transport() == Auto {
 		a.remember(s.sess.transport)
 	}
 	return s, err
