@@ -91,7 +91,7 @@ func TestPropertyNames(t *testing.T) {
 		cutSince delete dnsDomain drain duration endpoint engineVersion env gateway gone host id image imagePullPolicy kubeconfig kubeconfigPath kubernetesVersion
 		labels limits local message mirror name namespace network nodeMask onDestroy phase podCidrs pool pools port ports protocol read ready reason
 		replicas requests resources rollout service serviceCidrs source status taints targetPort template timeout timeouts
-		token type update version wait`)
+		token transport type update version wait`)
 	if !slices.Equal(got, want) {
 		t.Errorf("property names are\n%q, want\n%q", got, want)
 	}

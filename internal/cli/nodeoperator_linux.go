@@ -116,6 +116,9 @@ func (a *app) printNode(n nodeTold, now time.Time) error {
 	case n.CutReason != "":
 		fmt.Fprintf(w, "Link:\tcut: %s\n", n.CutReason)
 	}
+	if n.Live != nil && n.Live.Tunnel != nil {
+		fmt.Fprintf(w, "Tunnel:\t%s\n", tunnelLine(n.Live.Tunnel))
+	}
 	if len(faults) == 0 && n.Live != nil {
 		fmt.Fprintf(w, "Autonomy:\tnothing would keep the node from going on through a cut\n")
 	}
@@ -145,6 +148,23 @@ func (a *app) printNode(n nodeTold, now time.Time) error {
 			add(c.Name, c.Complete, c.Objects, age(c.Heard), c.Bytes)
 		}
 	})
+}
+
+// tunnelLine says what carries the node's session, and where it is not what the
+// node's pool says, why.
+func tunnelLine(t *edgenode.LiveTunnel) string {
+	line := "no session"
+	if t.Transport != "" {
+		line = "a session over " + t.Transport
+	}
+	line += "; the pool's transport is " + t.Wanted
+	if t.Fallback {
+		line += ", and UDP does not get through"
+	}
+	if t.Trouble != "" {
+		line += ": " + strings.ReplaceAll(t.Trouble, "\n", "; ")
+	}
+	return line
 }
 
 func (a *app) newNodeKubectlCommand() *cobra.Command {

@@ -71,6 +71,7 @@ func TestPrintNode(t *testing.T) {
 		},
 		Live: &edgenode.Live{
 			Link:         edgenode.LiveLink{Since: now.Add(-5 * time.Minute), Reason: "the tunnel has no session"},
+			Tunnel:       &edgenode.LiveTunnel{Wanted: "tcp", Trouble: "over TCP: connection refused\nover TCP: no route"},
 			Faults:       []edgenode.Fault{{Reason: "CacheIncomplete", Message: "not read whole yet: services.v1"}},
 			Collections:  []edgenode.LiveCollection{{Name: "pods.v1 node=n1", Complete: true, Objects: 3, Bytes: 4096, Heard: now.Add(-6 * time.Minute)}, {Name: "services.v1"}},
 			Certificates: []edgenode.LiveCertificate{{Name: "system:node:n1", File: "node.crt", Ends: now.Add(10 * 24 * time.Hour)}, {Name: "edge:hub:n1", File: "hub.crt", Ends: now.Add(-time.Hour)}},
@@ -89,6 +90,7 @@ func TestPrintNode(t *testing.T) {
 	want := []string{
 		"NODE POOL PHASE LINK ADDRESS PODS VERSION MESSAGE", "n1 site running cut", "",
 		"Link: cut 5m ago: the tunnel has no session",
+		"Tunnel: no session; the pool's transport is tcp: over TCP: connection refused; over TCP: no route",
 		"Autonomy: CacheIncomplete: not read whole yet: services.v1",
 		"Program: coredns ready", "Program: kubelet ready",
 		"Certificate: system:node:n1 (node.crt) ends in 10d", "Certificate: edge:hub:n1 (hub.crt) ended 60m ago",
@@ -102,5 +104,21 @@ func TestPrintNode(t *testing.T) {
 	a.output = "json"
 	if err := a.printNode(told, now); err != nil || !strings.Contains(out.String(), `"live": {`) || !strings.Contains(out.String(), `"phase": "running"`) {
 		t.Errorf("as JSON: %v %s", err, out)
+	}
+}
+
+func TestTunnelLine(t *testing.T) {
+	for _, c := range []struct {
+		tunnel edgenode.LiveTunnel
+		want   string
+	}{
+		{edgenode.LiveTunnel{Transport: "quic", Wanted: "auto"}, "a session over quic; the pool's transport is auto"},
+		{edgenode.LiveTunnel{Transport: "tcp", Wanted: "auto", Fallback: true}, "a session over tcp; the pool's transport is auto, and UDP does not get through"},
+		{edgenode.LiveTunnel{Transport: "quic", Wanted: "tcp", Trouble: "refused"}, "a session over quic; the pool's transport is tcp: refused"},
+		{edgenode.LiveTunnel{Wanted: "quic"}, "no session; the pool's transport is quic"},
+	} {
+		if got := tunnelLine(&c.tunnel); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.tunnel, got, c.want)
+		}
 	}
 }

@@ -86,6 +86,7 @@ func newRenewal(t *testing.T) *renewal {
 		t.Fatal(err)
 	}
 	r.node = &node{dir: dir, spec: spec, log: slog.New(slog.DiscardHandler), now: time.Now}
+	r.node.transport = loadTransport(filepath.Join(dir, transportFile), r.node.log)
 	key, err := loadOrMakeKey(r.node.pki(deviceKeyFile))
 	if err != nil {
 		t.Fatal(err)

@@ -38,7 +38,11 @@ type LiveLink struct {
 // LiveTunnel is the agent's end of the tunnel; counts are since the daemon began.
 // See agent.Figures.
 type LiveTunnel struct {
-	Transport    string            `json:"transport,omitempty"`
+	Transport string `json:"transport,omitempty"`
+	// Wanted is the transport that the node's pool says, and Trouble why the
+	// session is not over it or is not there.
+	Wanted       string            `json:"wanted"`
+	Trouble      string            `json:"trouble,omitempty"`
 	Fallback     bool              `json:"fallback,omitempty"`
 	Sessions     map[string]uint64 `json:"sessions,omitempty"`
 	Takeovers    uint64            `json:"takeovers,omitempty"`
@@ -167,6 +171,9 @@ func writeTunnel(t LiveTunnel, label func(pairs ...string) string, metric func(n
 		if t.Transport != "" {
 			add(label("transport", t.Transport), 1)
 		}
+	})
+	metric("edge_node_tunnel_wanted", "gauge", "What the node's pool wants the session carried by.", func(add func(string, any)) {
+		add(label("transport", t.Wanted), 1)
 	})
 	metric("edge_node_tunnel_fallback", "gauge", "Whether the session is over TCP because UDP does not get through.", one(bit(t.Fallback)))
 	metric("edge_node_tunnel_sessions_total", "counter", "Sessions that began.", each("transport", t.Sessions))

@@ -82,7 +82,7 @@ func (n *node) runPodNetwork(ctx context.Context, p podNetwork) error {
 	defer stop()
 	go func() {
 		failed <- podnet.Watch(watching, podnet.WatchOptions{
-			Config: p.config, Pool: n.spec.Pool, Apply: routes.Apply, Logger: n.log.With("part", "podnet"),
+			Config: p.config, Pool: n.spec.Pool, Apply: routes.Apply, Spec: n.transport.pool, Logger: n.log.With("part", "podnet"),
 		})
 	}()
 	changed := n.recheckPodCIDRs(watching, p.client, *own)

@@ -101,6 +101,7 @@ type node struct {
 	linkMoved chan struct{}               // the hub judges the link otherwise
 	clock     *timekeep.Keeper            // of the machine
 	agent     atomic.Pointer[agent.Agent] // nil until there is one
+	transport *transport                  // of sessions; there with the agent
 }
 
 func newNode(o RunOptions) (*node, error) {
@@ -266,6 +267,7 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 	if err != nil {
 		return nil, err
 	}
+	n.transport = loadTransport(filepath.Join(n.dir, confDir, transportFile), n.log)
 	a, err := agent.New(agent.Config{
 		Gateways: n.spec.Gateways, RootCAs: id.ca, Certificate: n.certificate(nodeCertFile), NodeName: n.spec.Name,
 		Info:        agent.Info{EngineVersion: n.version, Architecture: runtime.GOARCH, BootID: strings.TrimSpace(string(boot))},
@@ -274,13 +276,14 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 		// A node's daemon has the environment that its host's service manager gives
 		// it; that of a local node names no proxy, since its gateway is this machine.
 		Proxy:   agent.ProxyFromEnvironment(os.Getenv),
-		Network: n.network,
+		Network: n.network, Transport: n.transport.begin(),
 		OnState: n.linkChanged, Heartbeat: n.heartbeat,
 		Logger: n.log.With("part", "agent"),
 	})
 	if err != nil {
 		return nil, err
 	}
+	n.transport.agent = a
 	n.agent.Store(a)
 	n.renewed = a.Poke // it may be waiting to try again with the old one
 	g.Go(func() error { return a.Run(ctx) })
@@ -325,6 +328,7 @@ func (n *node) linkChanged(connected bool, gateway string) {
 	})
 	if connected {
 		n.status.step("connected", "")
+		n.transport.session()
 	}
 	n.log.Info("link", "connected", connected, "gateway", gateway)
 }

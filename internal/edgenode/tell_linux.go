@@ -131,7 +131,7 @@ func peer(c net.Conn) (uint32, error) {
 // tunnelFigures are the agent's as they are told.
 func tunnelFigures(f agent.Figures) *LiveTunnel {
 	t := &LiveTunnel{
-		Transport: string(f.Transport), Fallback: f.Fallback, Sessions: map[string]uint64{}, Takeovers: f.Takeovers,
+		Transport: string(f.Transport), Wanted: string(f.Wanted), Fallback: f.Fallback, Sessions: map[string]uint64{}, Takeovers: f.Takeovers,
 		Migrations: f.Migrations, Streams: f.Streams, SendErrors: map[string]uint64{},
 		StalledBytes: f.StalledBytes, StallAborts: f.StallAborts,
 	}
@@ -155,7 +155,11 @@ func (n *node) live(h *hub.Hub) Live {
 	link := h.LinkState()
 	l := Live{Link: LiveLink{Online: link.Online, Since: link.Since, Reason: link.Reason}, Traffic: LiveTraffic(h.Traffic())}
 	if a := n.agent.Load(); a != nil {
-		l.Tunnel = tunnelFigures(a.Figures())
+		figures := a.Figures()
+		l.Tunnel = tunnelFigures(figures)
+		if err := n.transport.trouble(figures); err != nil {
+			l.Tunnel.Trouble = err.Error()
+		}
 	}
 	for _, f := range h.Faults() {
 		l.Faults = append(l.Faults, Fault(f))

@@ -60,6 +60,7 @@ func TestNodeTells(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.agent.Store(tunnel)
+	n.transport = loadTransport(filepath.Join(dir, transportFile), log)
 	ctx, stop := context.WithCancel(t.Context())
 	served := make(chan struct{})
 	ready := filepath.Join(dir, runDir, tellSocket)
@@ -136,6 +137,7 @@ func TestNodeTells(t *testing.T) {
 		`edge_node_link_online{node="n1"} 0`, `edge_node_fault{node="n1",reason="CacheIncomplete"} 1`,
 		`edge_node_apiserver_bytes_total{node="n1",direction="received"} 0`,
 		`edge_node_replica_complete{node="n1",collection="pods.v1 node=n1"} 0`, "# TYPE edge_node_replica_bytes_total counter",
+		`edge_node_tunnel_wanted{node="n1",transport="auto"} 1`,
 		`edge_node_tunnel_fallback{node="n1"} 0`, `edge_node_tunnel_dials_total{node="n1",kind="apiserver",result="not connected"} 1`,
 		"# TYPE edge_node_tunnel_send_errors_total counter",
 	} {

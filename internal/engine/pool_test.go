@@ -17,7 +17,7 @@ import (
 // A create goes on with what an interrupted create has left, and with nothing else.
 func TestCreatePoolFindsItsOwn(t *testing.T) {
 	const id = "local/c-1f2e3d4c"
-	spec := v1alpha1.NodePoolSpec{Type: v1alpha1.PoolEdge, Labels: map[string]string{"site": "berlin"}}
+	spec := v1alpha1.NodePoolSpec{Type: v1alpha1.PoolEdge, Labels: map[string]string{"site": "berlin"}, Network: &v1alpha1.NetworkSpec{Transport: v1alpha1.TransportTCP}}
 	for _, c := range []struct {
 		name   string
 		exists *v1alpha1.NodePool

@@ -38,6 +38,10 @@ type WatchOptions struct {
 	// exist, never at the same time as itself, and never before the pool has
 	// been read.
 	Apply func([]v1alpha1.PoolMember) error
+	// Spec is told what the pool's nodes share whenever the pool has been read or
+	// has changed, one call at a time; never of a pool that does not exist. It must
+	// not block. May be nil.
+	Spec func(v1alpha1.NodePoolSpec)
 	// Resync is how often the last members are applied again; 10 s where 0.
 	Resync time.Duration
 	// Logger; slog.Default where nil.
@@ -67,7 +71,7 @@ func Watch(ctx context.Context, o WatchOptions) error {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	store := &poolStore{name: o.Pool, changed: make(chan []v1alpha1.PoolMember, 1)}
+	store := &poolStore{name: o.Pool, changed: make(chan []v1alpha1.PoolMember, 1), spec: o.Spec}
 	// The reflector lists or streams, resumes, and begins anew on 410.
 	reflector := cache.NewReflectorWithOptions(listWatch(client, o.Pool), &v1alpha1.NodePool{}, store,
 		cache.ReflectorOptions{Name: "pool " + o.Pool, Clock: o.Clock})
@@ -150,7 +154,8 @@ func listWatch(client rest.Interface, pool string) *cache.ListWatch {
 // which only the latest matter.
 type poolStore struct {
 	name    string
-	changed chan []v1alpha1.PoolMember // of capacity 1
+	changed chan []v1alpha1.PoolMember  // of capacity 1
+	spec    func(v1alpha1.NodePoolSpec) // may be nil
 }
 
 func (s *poolStore) Add(object any) error    { return s.set(object) }
@@ -184,9 +189,13 @@ func (s *poolStore) set(object any) error {
 	if !ok {
 		return fmt.Errorf("pool %s: got a %T", s.name, object)
 	}
-	if pool.Name == s.name {
-		s.deliver(pool.Status.Members)
+	if pool.Name != s.name {
+		return nil
 	}
+	if s.spec != nil {
+		s.spec(pool.Spec)
+	}
+	s.deliver(pool.Status.Members)
 	return nil
 }
 

@@ -46,6 +46,7 @@ func (p *pools) set(kind string, members ...v1alpha1.PoolMember) {
 	pool := &v1alpha1.NodePool{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "edgewright.dev/v1alpha1", Kind: "NodePool"},
 		ObjectMeta: metav1.ObjectMeta{Name: "berlin", ResourceVersion: fmt.Sprint(p.version)},
+		Spec:       v1alpha1.NodePoolSpec{Labels: map[string]string{"version": fmt.Sprint(p.version)}},
 		Status:     v1alpha1.NodePoolStatus{Members: members},
 	}
 	if p.pool = pool; kind == "DELETED" {
@@ -139,12 +140,14 @@ func TestWatch(t *testing.T) {
 			server := httptest.NewServer(p)
 			defer server.Close()
 			applied := make(chan []v1alpha1.PoolMember, 16)
+			var specs []string // read once Watch has returned
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			go func() {
 				done <- Watch(ctx, WatchOptions{
 					Config: &rest.Config{Host: server.URL, QPS: -1}, Pool: "berlin", Resync: time.Hour,
 					Apply:  func(m []v1alpha1.PoolMember) error { applied <- m; return nil },
+					Spec:   func(s v1alpha1.NodePoolSpec) { specs = append(specs, s.Labels["version"]) },
 					Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 				})
 			}()
@@ -173,6 +176,10 @@ func TestWatch(t *testing.T) {
 			cancel()
 			if err := <-done; err != nil {
 				t.Error(err)
+			}
+			// All but the third, in which the pool was deleted.
+			if d := cmp.Diff([]string{"1", "2", "4"}, specs); d != "" {
+				t.Error(d)
 			}
 		})
 	}

@@ -22,6 +22,7 @@ type model struct {
 	Annotations types.Map      `tfsdk:"annotations"`
 	Taints      types.Set      `tfsdk:"taints"`
 	Autonomy    types.Object   `tfsdk:"autonomy"`
+	Network     types.Object   `tfsdk:"network"`
 	Timeouts    timeouts.Value `tfsdk:"timeouts"`
 	Status      types.String   `tfsdk:"status"`
 }
@@ -39,6 +40,7 @@ func (m *model) spec(ctx context.Context) (v1alpha1.NodePoolSpec, error) {
 		return spec, err
 	}
 	spec.Autonomy = autonomy
+	spec.Network = networkSpec(ctx, m.Network, &diags)
 	return spec, entity.AsError(diags)
 }
 
@@ -56,6 +58,7 @@ func refresh(ctx context.Context, m *model, p *engine.Pool) diag.Diagnostics {
 	m.Annotations = entity.MapValue(ctx, m.Annotations, p.Spec.Annotations, &diags)
 	m.Taints = entity.TaintsValue(ctx, m.Taints, p.Spec.Taints, &diags)
 	m.Autonomy = autonomyValue(ctx, m.Autonomy, p.Spec.Autonomy, &diags)
+	m.Network = networkValue(ctx, m.Network, p.Spec.Network, &diags)
 	// A pool is an object in the cluster: it is there, or it is not.
 	m.Status = types.StringValue(engine.StatusReady)
 	return diags

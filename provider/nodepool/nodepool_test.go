@@ -162,6 +162,50 @@ func TestAutonomy(t *testing.T) {
 	)
 }
 
+func TestNetwork(t *testing.T) {
+	eng := fakeengine.New()
+	specIs := func(want *v1alpha1.NetworkSpec) func(*terraform.State) error {
+		return func(*terraform.State) (err error) {
+			eng.Pool(func(p *engine.Pool) {
+				if d := cmp.Diff(want, p.Spec.Network); d != "" {
+					err = errors.New(d)
+				}
+			})
+			return err
+		}
+	}
+	transportIs := func(want string) []statecheck.StateCheck {
+		return []statecheck.StateCheck{statecheck.ExpectKnownValue(address, tfjsonpath.New("network").AtMapKey("transport"), knownvalue.StringExact(want))}
+	}
+	acctest.Run(t, eng,
+		resource.TestStep{Config: config(""), Check: specIs(nil)},
+		resource.TestStep{
+			Config: config(`network = { transport = "tcp" }`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+			Check: specIs(&v1alpha1.NetworkSpec{Transport: v1alpha1.TransportTCP}), ConfigStateChecks: transportIs("tcp"),
+		},
+		resource.TestStep{Config: config(`network = { transport = "tcp" }`), ConfigPlanChecks: empty()},
+		resource.TestStep{ResourceName: address, ImportState: true, ImportStateVerify: true},
+		resource.TestStep{ // drift
+			PreConfig:        func() { eng.Pool(func(p *engine.Pool) { p.Spec.Network = nil }) },
+			Config:           config(`network = { transport = "tcp" }`),
+			ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+		},
+		resource.TestStep{
+			Config: config(`network = { transport = "quic" }`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate),
+			Check: specIs(&v1alpha1.NetworkSpec{Transport: v1alpha1.TransportQUIC}),
+		},
+		resource.TestStep{Config: config(`network = {}`), ConfigPlanChecks: action(plancheck.ResourceActionUpdate), ConfigStateChecks: transportIs("auto")},
+		resource.TestStep{Config: config(`network = {}`), ConfigPlanChecks: empty()},
+		resource.TestStep{Config: config(""), ConfigPlanChecks: action(plancheck.ResourceActionUpdate), Check: specIs(nil)},
+		resource.TestStep{ // what others have written and means nothing
+			PreConfig: func() {
+				eng.Pool(func(p *engine.Pool) { p.Spec.Network = &v1alpha1.NetworkSpec{Transport: v1alpha1.TransportAuto} })
+			},
+			Config: config(""), ConfigPlanChecks: empty(),
+		},
+	)
+}
+
 func TestImmutableAndReplaced(t *testing.T) {
 	eng := fakeengine.New()
 	renamed := cluster + `
@@ -242,6 +286,7 @@ func TestBadInput(t *testing.T) {
 		"zero duration":  {`autonomy = { duration = "0s" }`, `longer than nothing`},
 		"pull policy":    {`autonomy = { image_pull_policy = "Always" }`, `one of`},
 		"cloud autonomy": {"type = \"cloud\"\n autonomy = { duration = \"1h\" }", `beside the\s+control\s+plane`},
+		"transport":      {`network = { transport = "udp" }`, `one of`},
 		"own label":      {`labels = { "edgewright.dev/pool" = "other" }`, `own controllers`},
 		"annotation":     {`annotations = { "-" = "c" }`, `annotations`},
 		"taint":          {`taints = ["dedicated"]`, `has no effect`},

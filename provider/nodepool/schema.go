@@ -55,6 +55,7 @@ func poolSchema(ctx context.Context) schema.Schema {
 				Validators:          []validator.Set{validators.TaintSet()},
 			},
 			"autonomy": autonomySchema(),
+			"network":  networkSchema(),
 			"timeouts": DefaultTimeouts.Attribute(ctx),
 			"status":   schema.StringAttribute{Computed: true, MarkdownDescription: "Outcome of the last apply: `ready` or `incomplete: <phase>`."},
 		},

@@ -66,6 +66,10 @@ export class NodePool extends pulumi.CustomResource {
      */
     declare public readonly name: pulumi.Output<string>;
     /**
+     * How the nodes of the pool reach others.
+     */
+    declare public readonly network: pulumi.Output<outputs.NodePoolNetwork | undefined>;
+    /**
      * Outcome of the last apply: `ready` or `incomplete: <phase>`.
      */
     declare public /*out*/ readonly status: pulumi.Output<string>;
@@ -100,6 +104,7 @@ export class NodePool extends pulumi.CustomResource {
             resourceInputs["clusterId"] = state?.clusterId;
             resourceInputs["labels"] = state?.labels;
             resourceInputs["name"] = state?.name;
+            resourceInputs["network"] = state?.network;
             resourceInputs["status"] = state?.status;
             resourceInputs["taints"] = state?.taints;
             resourceInputs["timeouts"] = state?.timeouts;
@@ -117,6 +122,7 @@ export class NodePool extends pulumi.CustomResource {
             resourceInputs["clusterId"] = args?.clusterId;
             resourceInputs["labels"] = args?.labels;
             resourceInputs["name"] = args?.name;
+            resourceInputs["network"] = args?.network;
             resourceInputs["taints"] = args?.taints;
             resourceInputs["timeouts"] = args?.timeouts;
             resourceInputs["type"] = args?.type;
@@ -151,6 +157,10 @@ export interface NodePoolState {
      * Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
      */
     name?: pulumi.Input<string>;
+    /**
+     * How the nodes of the pool reach others.
+     */
+    network?: pulumi.Input<inputs.NodePoolNetwork>;
     /**
      * Outcome of the last apply: `ready` or `incomplete: <phase>`.
      */
@@ -193,6 +203,10 @@ export interface NodePoolArgs {
      * Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
      */
     name: pulumi.Input<string>;
+    /**
+     * How the nodes of the pool reach others.
+     */
+    network?: pulumi.Input<inputs.NodePoolNetwork>;
     /**
      * Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
      */

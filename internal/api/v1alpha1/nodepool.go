@@ -42,7 +42,32 @@ type NodePoolSpec struct {
 	// Autonomy says what becomes of the pods of nodes that are cut off. It
 	// counts for pools of type edge.
 	Autonomy *AutonomySpec `json:"autonomy,omitempty"`
+	// Network is how the pool's nodes reach others.
+	Network *NetworkSpec `json:"network,omitempty"`
 }
+
+// NetworkSpec is how a pool's nodes reach others.
+type NetworkSpec struct {
+	// Transport carries the sessions of the pool's nodes with their gateways:
+	// auto is QUIC (over UDP) where that gets through and TCP where it does not;
+	// quic and tcp are one of the two and never the other. A node goes over to
+	// it as soon as a session can be made over it, and keeps what it has until
+	// then.
+	// +kubebuilder:default=auto
+	Transport Transport `json:"transport,omitempty"`
+}
+
+// Transport is auto, quic or tcp.
+//
+// +kubebuilder:validation:Enum=auto;quic;tcp
+type Transport string
+
+// The transports of a pool.
+const (
+	TransportAuto Transport = "auto"
+	TransportQUIC Transport = "quic"
+	TransportTCP  Transport = "tcp"
+)
 
 // AutonomySpec is what a pool's pods may rely on while its link is cut.
 //

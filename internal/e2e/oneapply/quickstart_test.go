@@ -161,12 +161,13 @@ func podOn(t *testing.T, r *rig.Rig, node string) (name, ip string) {
 	return "", ""
 }
 
-// changes shows that replicas, env and labels change in place.
+// changes shows that replicas, env, labels and the transport change in place.
 func changes(t *testing.T, r *rig.Rig, hcl string) {
 	changed := strings.NewReplacer(
 		"berlin = { replicas = 2, env = { SITE = \"berlin\" } }", "berlin = { replicas = 1, env = { SITE = \"changed\" } }",
 		`labels     = { "example.com/site" = each.key }`, `labels     = { "example.com/site" = each.key, "example.com/new" = "yes" }
-  taints     = ["example.com/soft=1:PreferNoSchedule"]`,
+  taints     = ["example.com/soft=1:PreferNoSchedule"]
+  network    = { transport = "tcp" }`,
 	).Replace(hcl)
 	if changed == hcl {
 		t.Fatal("the example no longer has what this test changes")
@@ -190,6 +191,10 @@ func changes(t *testing.T, r *rig.Rig, hcl string) {
 		}
 		return nil
 	})
+	carriedBy(t, r, "tcp", "tcp")
+	if res := r.TryEdge(t, "kubectl", "-c", quickstart, "patch", "nodepool", "tokyo", "--type=merge", `-p={"spec":{"network":{"transport":"pigeon"}}}`); res.Err == nil || !strings.Contains(res.Stderr, "pigeon") {
+		t.Errorf("a transport that there is not: %v %s%s", res.Err, res.Stdout, res.Stderr)
+	}
 	contains(t, r.Kubectl(t, quickstart, "exec", "deploy/web-berlin", "--", "env"), "SITE=changed\n")
 	r.Config(t, hcl)
 	r.Apply(t)
@@ -201,6 +206,7 @@ func changes(t *testing.T, r *rig.Rig, hcl string) {
 		}
 		return nil
 	})
+	carriedBy(t, r, "auto", "quic")
 }
 
 // drift shows that a label taken off with kubectl is put back, by the controller

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -232,4 +233,34 @@ func webhook(t *testing.T, r *rig.Rig) {
 		}
 		return nil
 	})
+}
+
+// carriedBy waits until every node says that its pool wants a transport and that its
+// session is over what comes of that.
+func carriedBy(t *testing.T, r *rig.Rig, wanted, transport string) {
+	t.Helper()
+	for node := range quickstartNodes {
+		dirs, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "*", "nodes", node))
+		if err != nil || len(dirs) != 1 {
+			t.Fatalf("directories of node %s: %v %v", node, dirs, err)
+		}
+		rig.Eventually(t, 20*time.Second, "the session of "+node+" is over "+transport, func() error {
+			res := r.TryEdge(t, "node", "status", "--dir", dirs[0], "-o", "json")
+			if res.Err != nil {
+				return fmt.Errorf("edge node status: %w: %s", res.Err, res.Stderr)
+			}
+			var status struct {
+				Live struct {
+					Tunnel struct{ Transport, Wanted, Trouble string }
+				}
+			}
+			if err := json.Unmarshal([]byte(res.Stdout), &status); err != nil {
+				return err
+			}
+			if got := status.Live.Tunnel; got.Transport != transport || got.Wanted != wanted || got.Trouble != "" {
+				return fmt.Errorf("%+v", got)
+			}
+			return nil
+		})
+	}
 }

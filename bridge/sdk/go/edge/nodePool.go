@@ -34,6 +34,8 @@ type NodePool struct {
 	Labels pulumi.StringMapOutput `pulumi:"labels"`
 	// Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 	Name pulumi.StringOutput `pulumi:"name"`
+	// How the nodes of the pool reach others.
+	Network NodePoolNetworkPtrOutput `pulumi:"network"`
 	// Outcome of the last apply: `ready` or `incomplete: <phase>`.
 	Status pulumi.StringOutput `pulumi:"status"`
 	// Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
@@ -90,6 +92,8 @@ type nodePoolState struct {
 	Labels map[string]string `pulumi:"labels"`
 	// Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 	Name *string `pulumi:"name"`
+	// How the nodes of the pool reach others.
+	Network *NodePoolNetwork `pulumi:"network"`
 	// Outcome of the last apply: `ready` or `incomplete: <phase>`.
 	Status *string `pulumi:"status"`
 	// Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
@@ -111,6 +115,8 @@ type NodePoolState struct {
 	Labels pulumi.StringMapInput
 	// Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 	Name pulumi.StringPtrInput
+	// How the nodes of the pool reach others.
+	Network NodePoolNetworkPtrInput
 	// Outcome of the last apply: `ready` or `incomplete: <phase>`.
 	Status pulumi.StringPtrInput
 	// Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
@@ -136,6 +142,8 @@ type nodePoolArgs struct {
 	Labels map[string]string `pulumi:"labels"`
 	// Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 	Name string `pulumi:"name"`
+	// How the nodes of the pool reach others.
+	Network *NodePoolNetwork `pulumi:"network"`
 	// Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
 	Taints []string `pulumi:"taints"`
 	// How long each operation may take.
@@ -156,6 +164,8 @@ type NodePoolArgs struct {
 	Labels pulumi.StringMapInput
 	// Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 	Name pulumi.StringInput
+	// How the nodes of the pool reach others.
+	Network NodePoolNetworkPtrInput
 	// Taints of every node of the pool, as `key=value:Effect` or `key:Effect`.
 	Taints pulumi.StringArrayInput
 	// How long each operation may take.
@@ -224,6 +234,11 @@ func (o NodePoolOutput) Labels() pulumi.StringMapOutput {
 // Name of the pool, a DNS label of at most 40 characters. Changing it forces replacement.
 func (o NodePoolOutput) Name() pulumi.StringOutput {
 	return o.ApplyT(func(v *NodePool) pulumi.StringOutput { return v.Name }).(pulumi.StringOutput)
+}
+
+// How the nodes of the pool reach others.
+func (o NodePoolOutput) Network() NodePoolNetworkPtrOutput {
+	return o.ApplyT(func(v *NodePool) NodePoolNetworkPtrOutput { return v.Network }).(NodePoolNetworkPtrOutput)
 }
 
 // Outcome of the last apply: `ready` or `incomplete: <phase>`.

@@ -1223,6 +1223,143 @@ func (o NodePoolAutonomyPtrOutput) ImagePullPolicy() pulumi.StringPtrOutput {
 	}).(pulumi.StringPtrOutput)
 }
 
+type NodePoolNetwork struct {
+	// What carries the connection of each node with its cluster. `auto`: QUIC, over UDP, where that gets through, and TCP where it does not; a node that had to take TCP goes back to QUIC when it can. `tcp`: TCP and never UDP, for instance for sites on a LAN whose firewalls let UDP begin and then lose it, or whose devices have TCP in their network cards and too little processor for QUIC. `quic`: QUIC and never TCP, for instance where nodes often change their address, which a connection over QUIC survives. Default `auto`. It can be changed at any time: nodes go over to the other transport without a gap, and what is open meanwhile (logs, exec) goes on. A node that joins does not know its pool's yet and takes what gets through, as with `auto`. A node obeys once it has had one connection over the new transport; until then it keeps one over the other, and `edge node status` at the node says why. From then on it uses no other: with `tcp` or `quic`, a node whose network stops letting that one through is cut off until it does.
+	Transport *string `pulumi:"transport"`
+}
+
+// NodePoolNetworkInput is an input type that accepts NodePoolNetworkArgs and NodePoolNetworkOutput values.
+// You can construct a concrete instance of `NodePoolNetworkInput` via:
+//
+//	NodePoolNetworkArgs{...}
+type NodePoolNetworkInput interface {
+	pulumi.Input
+
+	ToNodePoolNetworkOutput() NodePoolNetworkOutput
+	ToNodePoolNetworkOutputWithContext(context.Context) NodePoolNetworkOutput
+}
+
+type NodePoolNetworkArgs struct {
+	// What carries the connection of each node with its cluster. `auto`: QUIC, over UDP, where that gets through, and TCP where it does not; a node that had to take TCP goes back to QUIC when it can. `tcp`: TCP and never UDP, for instance for sites on a LAN whose firewalls let UDP begin and then lose it, or whose devices have TCP in their network cards and too little processor for QUIC. `quic`: QUIC and never TCP, for instance where nodes often change their address, which a connection over QUIC survives. Default `auto`. It can be changed at any time: nodes go over to the other transport without a gap, and what is open meanwhile (logs, exec) goes on. A node that joins does not know its pool's yet and takes what gets through, as with `auto`. A node obeys once it has had one connection over the new transport; until then it keeps one over the other, and `edge node status` at the node says why. From then on it uses no other: with `tcp` or `quic`, a node whose network stops letting that one through is cut off until it does.
+	Transport pulumi.StringPtrInput `pulumi:"transport"`
+}
+
+func (NodePoolNetworkArgs) ElementType() reflect.Type {
+	return reflect.TypeOf((*NodePoolNetwork)(nil)).Elem()
+}
+
+func (i NodePoolNetworkArgs) ToNodePoolNetworkOutput() NodePoolNetworkOutput {
+	return i.ToNodePoolNetworkOutputWithContext(context.Background())
+}
+
+func (i NodePoolNetworkArgs) ToNodePoolNetworkOutputWithContext(ctx context.Context) NodePoolNetworkOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolNetworkOutput)
+}
+
+func (i NodePoolNetworkArgs) ToNodePoolNetworkPtrOutput() NodePoolNetworkPtrOutput {
+	return i.ToNodePoolNetworkPtrOutputWithContext(context.Background())
+}
+
+func (i NodePoolNetworkArgs) ToNodePoolNetworkPtrOutputWithContext(ctx context.Context) NodePoolNetworkPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolNetworkOutput).ToNodePoolNetworkPtrOutputWithContext(ctx)
+}
+
+// NodePoolNetworkPtrInput is an input type that accepts NodePoolNetworkArgs, NodePoolNetworkPtr and NodePoolNetworkPtrOutput values.
+// You can construct a concrete instance of `NodePoolNetworkPtrInput` via:
+//
+//	        NodePoolNetworkArgs{...}
+//
+//	or:
+//
+//	        nil
+type NodePoolNetworkPtrInput interface {
+	pulumi.Input
+
+	ToNodePoolNetworkPtrOutput() NodePoolNetworkPtrOutput
+	ToNodePoolNetworkPtrOutputWithContext(context.Context) NodePoolNetworkPtrOutput
+}
+
+type nodePoolNetworkPtrType NodePoolNetworkArgs
+
+func NodePoolNetworkPtr(v *NodePoolNetworkArgs) NodePoolNetworkPtrInput {
+	return (*nodePoolNetworkPtrType)(v)
+}
+
+func (*nodePoolNetworkPtrType) ElementType() reflect.Type {
+	return reflect.TypeOf((**NodePoolNetwork)(nil)).Elem()
+}
+
+func (i *nodePoolNetworkPtrType) ToNodePoolNetworkPtrOutput() NodePoolNetworkPtrOutput {
+	return i.ToNodePoolNetworkPtrOutputWithContext(context.Background())
+}
+
+func (i *nodePoolNetworkPtrType) ToNodePoolNetworkPtrOutputWithContext(ctx context.Context) NodePoolNetworkPtrOutput {
+	return pulumi.ToOutputWithContext(ctx, i).(NodePoolNetworkPtrOutput)
+}
+
+type NodePoolNetworkOutput struct{ *pulumi.OutputState }
+
+func (NodePoolNetworkOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((*NodePoolNetwork)(nil)).Elem()
+}
+
+func (o NodePoolNetworkOutput) ToNodePoolNetworkOutput() NodePoolNetworkOutput {
+	return o
+}
+
+func (o NodePoolNetworkOutput) ToNodePoolNetworkOutputWithContext(ctx context.Context) NodePoolNetworkOutput {
+	return o
+}
+
+func (o NodePoolNetworkOutput) ToNodePoolNetworkPtrOutput() NodePoolNetworkPtrOutput {
+	return o.ToNodePoolNetworkPtrOutputWithContext(context.Background())
+}
+
+func (o NodePoolNetworkOutput) ToNodePoolNetworkPtrOutputWithContext(ctx context.Context) NodePoolNetworkPtrOutput {
+	return o.ApplyTWithContext(ctx, func(_ context.Context, v NodePoolNetwork) *NodePoolNetwork {
+		return &v
+	}).(NodePoolNetworkPtrOutput)
+}
+
+// What carries the connection of each node with its cluster. `auto`: QUIC, over UDP, where that gets through, and TCP where it does not; a node that had to take TCP goes back to QUIC when it can. `tcp`: TCP and never UDP, for instance for sites on a LAN whose firewalls let UDP begin and then lose it, or whose devices have TCP in their network cards and too little processor for QUIC. `quic`: QUIC and never TCP, for instance where nodes often change their address, which a connection over QUIC survives. Default `auto`. It can be changed at any time: nodes go over to the other transport without a gap, and what is open meanwhile (logs, exec) goes on. A node that joins does not know its pool's yet and takes what gets through, as with `auto`. A node obeys once it has had one connection over the new transport; until then it keeps one over the other, and `edge node status` at the node says why. From then on it uses no other: with `tcp` or `quic`, a node whose network stops letting that one through is cut off until it does.
+func (o NodePoolNetworkOutput) Transport() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v NodePoolNetwork) *string { return v.Transport }).(pulumi.StringPtrOutput)
+}
+
+type NodePoolNetworkPtrOutput struct{ *pulumi.OutputState }
+
+func (NodePoolNetworkPtrOutput) ElementType() reflect.Type {
+	return reflect.TypeOf((**NodePoolNetwork)(nil)).Elem()
+}
+
+func (o NodePoolNetworkPtrOutput) ToNodePoolNetworkPtrOutput() NodePoolNetworkPtrOutput {
+	return o
+}
+
+func (o NodePoolNetworkPtrOutput) ToNodePoolNetworkPtrOutputWithContext(ctx context.Context) NodePoolNetworkPtrOutput {
+	return o
+}
+
+func (o NodePoolNetworkPtrOutput) Elem() NodePoolNetworkOutput {
+	return o.ApplyT(func(v *NodePoolNetwork) NodePoolNetwork {
+		if v != nil {
+			return *v
+		}
+		var ret NodePoolNetwork
+		return ret
+	}).(NodePoolNetworkOutput)
+}
+
+// What carries the connection of each node with its cluster. `auto`: QUIC, over UDP, where that gets through, and TCP where it does not; a node that had to take TCP goes back to QUIC when it can. `tcp`: TCP and never UDP, for instance for sites on a LAN whose firewalls let UDP begin and then lose it, or whose devices have TCP in their network cards and too little processor for QUIC. `quic`: QUIC and never TCP, for instance where nodes often change their address, which a connection over QUIC survives. Default `auto`. It can be changed at any time: nodes go over to the other transport without a gap, and what is open meanwhile (logs, exec) goes on. A node that joins does not know its pool's yet and takes what gets through, as with `auto`. A node obeys once it has had one connection over the new transport; until then it keeps one over the other, and `edge node status` at the node says why. From then on it uses no other: with `tcp` or `quic`, a node whose network stops letting that one through is cut off until it does.
+func (o NodePoolNetworkPtrOutput) Transport() pulumi.StringPtrOutput {
+	return o.ApplyT(func(v *NodePoolNetwork) *string {
+		if v == nil {
+			return nil
+		}
+		return v.Transport
+	}).(pulumi.StringPtrOutput)
+}
+
 type NodePoolTimeouts struct {
 	// How long creating may take, like `90s` or `1h30m`. What is unfinished when it ends is finished by the next apply. Default `10m`.
 	Create *string `pulumi:"create"`
@@ -3581,6 +3718,8 @@ func init() {
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeOnDestroyPtrInput)(nil)).Elem(), NodeOnDestroyArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolAutonomyInput)(nil)).Elem(), NodePoolAutonomyArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolAutonomyPtrInput)(nil)).Elem(), NodePoolAutonomyArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolNetworkInput)(nil)).Elem(), NodePoolNetworkArgs{})
+	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolNetworkPtrInput)(nil)).Elem(), NodePoolNetworkArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolTimeoutsInput)(nil)).Elem(), NodePoolTimeoutsArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodePoolTimeoutsPtrInput)(nil)).Elem(), NodePoolTimeoutsArgs{})
 	pulumi.RegisterInputType(reflect.TypeOf((*NodeTimeoutsInput)(nil)).Elem(), NodeTimeoutsArgs{})
@@ -3628,6 +3767,8 @@ func init() {
 	pulumi.RegisterOutputType(NodeOnDestroyPtrOutput{})
 	pulumi.RegisterOutputType(NodePoolAutonomyOutput{})
 	pulumi.RegisterOutputType(NodePoolAutonomyPtrOutput{})
+	pulumi.RegisterOutputType(NodePoolNetworkOutput{})
+	pulumi.RegisterOutputType(NodePoolNetworkPtrOutput{})
 	pulumi.RegisterOutputType(NodePoolTimeoutsOutput{})
 	pulumi.RegisterOutputType(NodePoolTimeoutsPtrOutput{})
 	pulumi.RegisterOutputType(NodeTimeoutsOutput{})

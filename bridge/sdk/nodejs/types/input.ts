@@ -85,6 +85,13 @@ export interface NodePoolAutonomy {
     imagePullPolicy?: pulumi.Input<string>;
 }
 
+export interface NodePoolNetwork {
+    /**
+     * What carries the connection of each node with its cluster. `auto`: QUIC, over UDP, where that gets through, and TCP where it does not; a node that had to take TCP goes back to QUIC when it can. `tcp`: TCP and never UDP, for instance for sites on a LAN whose firewalls let UDP begin and then lose it, or whose devices have TCP in their network cards and too little processor for QUIC. `quic`: QUIC and never TCP, for instance where nodes often change their address, which a connection over QUIC survives. Default `auto`. It can be changed at any time: nodes go over to the other transport without a gap, and what is open meanwhile (logs, exec) goes on. A node that joins does not know its pool's yet and takes what gets through, as with `auto`. A node obeys once it has had one connection over the new transport; until then it keeps one over the other, and `edge node status` at the node says why. From then on it uses no other: with `tcp` or `quic`, a node whose network stops letting that one through is cut off until it does.
+     */
+    transport?: pulumi.Input<string>;
+}
+
 export interface NodePoolTimeouts {
     /**
      * How long creating may take, like `90s` or `1h30m`. What is unfinished when it ends is finished by the next apply. Default `10m`.
