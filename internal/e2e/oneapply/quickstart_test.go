@@ -192,6 +192,7 @@ func changes(t *testing.T, r *rig.Rig, hcl string) {
 		return nil
 	})
 	carriedBy(t, r, "tcp", "tcp")
+	startsOver(t, r, "tokyo-1", "tcp")
 	if res := r.TryEdge(t, "kubectl", "-c", quickstart, "patch", "nodepool", "tokyo", "--type=merge", `-p={"spec":{"network":{"transport":"pigeon"}}}`); res.Err == nil || !strings.Contains(res.Stderr, "pigeon") {
 		t.Errorf("a transport that there is not: %v %s%s", res.Err, res.Stdout, res.Stderr)
 	}

@@ -235,32 +235,71 @@ func webhook(t *testing.T, r *rig.Rig) {
 	})
 }
 
+// nodeTold is what a node says of itself.
+type nodeTold struct {
+	DaemonPID int
+	Live      struct {
+		Tunnel struct {
+			Transport, Wanted, Trouble string
+			Sessions                   map[string]int
+		}
+	}
+}
+
+func askNode(t *testing.T, r *rig.Rig, node string) (told nodeTold, err error) {
+	t.Helper()
+	dirs, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "*", "nodes", node))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("directories of node %s: %v %v", node, dirs, err)
+	}
+	res := r.TryEdge(t, "node", "status", "--dir", dirs[0], "-o", "json")
+	if res.Err != nil {
+		return told, fmt.Errorf("edge node status: %w: %s", res.Err, res.Stderr)
+	}
+	return told, json.Unmarshal([]byte(res.Stdout), &told)
+}
+
 // carriedBy waits until every node says that its pool wants a transport and that its
 // session is over what comes of that.
 func carriedBy(t *testing.T, r *rig.Rig, wanted, transport string) {
 	t.Helper()
 	for node := range quickstartNodes {
-		dirs, err := filepath.Glob(filepath.Join(r.StateDir, "clusters", "*", "nodes", node))
-		if err != nil || len(dirs) != 1 {
-			t.Fatalf("directories of node %s: %v %v", node, dirs, err)
-		}
 		rig.Eventually(t, 20*time.Second, "the session of "+node+" is over "+transport, func() error {
-			res := r.TryEdge(t, "node", "status", "--dir", dirs[0], "-o", "json")
-			if res.Err != nil {
-				return fmt.Errorf("edge node status: %w: %s", res.Err, res.Stderr)
-			}
-			var status struct {
-				Live struct {
-					Tunnel struct{ Transport, Wanted, Trouble string }
-				}
-			}
-			if err := json.Unmarshal([]byte(res.Stdout), &status); err != nil {
+			told, err := askNode(t, r, node)
+			if err != nil {
 				return err
 			}
-			if got := status.Live.Tunnel; got.Transport != transport || got.Wanted != wanted || got.Trouble != "" {
+			if got := told.Live.Tunnel; got.Transport != transport || got.Wanted != wanted || got.Trouble != "" {
 				return fmt.Errorf("%+v", got)
 			}
 			return nil
 		})
 	}
+}
+
+// startsOver kills a node's daemon: the next one begins with the transport of its
+// pool, and tries no other before it has read that.
+func startsOver(t *testing.T, r *rig.Rig, node, transport string) {
+	t.Helper()
+	before, err := askNode(t, r, node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := r.AsRoot(t, "kill", "-KILL", fmt.Sprint(before.DaemonPID)); res.Err != nil {
+		t.Fatalf("kill the daemon of %s: %s", node, res.Stderr)
+	}
+	rig.Eventually(t, 30*time.Second, "a new daemon of "+node+" has a session", func() error {
+		told, err := askNode(t, r, node)
+		if err != nil {
+			return err
+		}
+		got := told.Live.Tunnel
+		if told.DaemonPID == before.DaemonPID || len(got.Sessions) == 0 {
+			return fmt.Errorf("daemon %d: %+v", told.DaemonPID, got)
+		}
+		if len(got.Sessions) != 1 || got.Sessions[transport] == 0 {
+			t.Errorf("sessions of the new daemon: %v, want %s only", got.Sessions, transport)
+		}
+		return nil
+	})
 }
