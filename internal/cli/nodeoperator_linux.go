@@ -199,7 +199,7 @@ owner of the node's files.`,
 				return fmt.Errorf("node directory %s: %w", dir, err)
 			}
 			if program == "" {
-				if program, err = clientProgram(cmd.Context(), spec.KubernetesVersion); err != nil {
+				if program, err = clientProgram(spec, component.DefaultOptions(os.Getenv)); err != nil {
 					return err
 				}
 			}
@@ -220,15 +220,22 @@ owner of the node's files.`,
 	}
 }
 
-// clientProgram is the cached kubectl of a version.
-func clientProgram(ctx context.Context, version string) (string, error) {
-	store, err := component.Open(component.DefaultOptions(os.Getenv))
+// clientProgram is a node's kubectl: the one it was set up with or, where it is of
+// before that, what the cache of whoever asks has. Nothing is fetched: the node may
+// be cut off from more than its cluster.
+func clientProgram(spec *edgenode.Spec, cache component.Options) (string, error) {
+	if path := spec.Programs[edgenode.ProgramKubectl]; path != "" {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	store, err := component.Open(cache)
 	if err != nil {
 		return "", err
 	}
-	paths, err := store.Ensure(ctx, version, component.Client)
+	paths, err := store.Find(spec.KubernetesVersion, component.Client)
 	if err != nil {
-		return "", fmt.Errorf("find kubectl %s: %w", version, err)
+		return "", fmt.Errorf("kubectl of node %s: %w", spec.Name, err)
 	}
 	return paths["kubectl"], nil
 }

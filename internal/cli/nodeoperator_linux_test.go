@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/edgewright/terraform-provider-edge/internal/component"
 	"github.com/edgewright/terraform-provider-edge/internal/edgenode"
 )
 
@@ -59,6 +60,43 @@ func TestNodeDir(t *testing.T) {
 	two := add("two")
 	if _, err := a.nodeDir(""); err == nil || !strings.Contains(err.Error(), one) || !strings.Contains(err.Error(), two) {
 		t.Errorf("two: %v", err)
+	}
+}
+
+// TestClientProgram: a node's kubectl is the one it was set up with, whatever cache
+// the caller has, and none is ever fetched.
+func TestClientProgram(t *testing.T) {
+	there := filepath.Join(t.TempDir(), "kubectl")
+	if err := os.WriteFile(there, nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		recorded, want string
+	}{
+		"set up with it":       {recorded: there, want: there},
+		"set up before":        {},
+		"removed after set-up": {recorded: there + "-gone"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// Nothing listens there: whoever fetches says so.
+			cache := component.Options{Cache: t.TempDir(), Source: component.SourceMirror, Mirror: "https://127.0.0.1:1", Platform: component.Platform{OS: "linux", Arch: "amd64"}}
+			spec := &edgenode.Spec{Name: "n1", KubernetesVersion: "1.36.3", Programs: map[string]string{}}
+			if c.recorded != "" {
+				spec.Programs[edgenode.ProgramKubectl] = c.recorded
+			}
+			got, err := clientProgram(spec, cache)
+			if got != c.want || (err == nil) != (c.want != "") {
+				t.Fatalf("%q, %v; want %q", got, err, c.want)
+			}
+			if err == nil {
+				return
+			}
+			for _, want := range []string{"node n1", cache.Cache, "edge component fetch --kubernetes 1.36.3 --set client"} {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%q lacks %q", err, want)
+				}
+			}
+		})
 	}
 }
 

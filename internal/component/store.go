@@ -166,6 +166,29 @@ func (s *Store) Ensure(ctx context.Context, kubernetesVersion string, set Set) (
 	return paths, nil
 }
 
+// Find returns the paths of a set's programs as the cache has them, and gets
+// nothing that it lacks: for who may have no network. The error names the command
+// that fills the cache.
+func (s *Store) Find(kubernetesVersion string, set Set) (Paths, error) {
+	r, err := lookup(s.opts.releases, kubernetesVersion)
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := s.jobs(r, set)
+	if err != nil {
+		return nil, err
+	}
+	paths := Paths{}
+	for _, j := range jobs {
+		if err := s.verify(s.dir(j), j.key, quick); err != nil {
+			return nil, fmt.Errorf("%s in the cache %s: %w; run `edge component fetch --kubernetes %s --set %s` where there is a network, or copy the cache of another machine",
+				j.label(), s.opts.Cache, err, kubernetesVersion, set)
+		}
+		s.addPaths(paths, j)
+	}
+	return paths, nil
+}
+
 func (s *Store) addPaths(paths Paths, j job) {
 	for _, n := range j.programs {
 		name := n

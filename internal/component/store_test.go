@@ -289,6 +289,36 @@ func TestSourceCacheNamesWhatIsMissing(t *testing.T) {
 	}
 }
 
+// TestFindGetsNothing: what is there is found, damage and absence are told with
+// what to do, and no source is asked.
+func TestFindGetsNothing(t *testing.T) {
+	b := newBench(t)
+	const next = "edge component fetch --kubernetes 9.9.9 --set node"
+	if _, err := b.open().Find("9.9.9", Node); err == nil || !strings.Contains(err.Error(), "tiny 9.9.9") || !strings.Contains(err.Error(), next) {
+		t.Errorf("an empty cache: %v", err)
+	}
+	if b.builds() != 0 {
+		t.Error("built what was only looked for")
+	}
+	want := b.mustEnsure()
+	got, err := b.open().Find("9.9.9", Node)
+	if err != nil || got["one"] == "" || got["one"] != want["one"] {
+		t.Errorf("found %v, %v; want %v", got, err, want)
+	}
+	if err := os.Truncate(want["one"], 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.open().Find("9.9.9", Node); err == nil || !strings.Contains(err.Error(), "the manifest says") || !strings.Contains(err.Error(), next) {
+		t.Errorf("a damaged cache: %v", err)
+	}
+	if got := b.builds(); got != 1 {
+		t.Errorf("built %d times, want 1", got)
+	}
+	if _, err := b.open().Find("1.2.3", Node); err == nil {
+		t.Error("an unknown version is found")
+	}
+}
+
 func TestBuildFailureShowsTheEndOfTheLog(t *testing.T) {
 	b := newBench(t)
 	b.write("fails", "main.go:3:1: syntax error\n")

@@ -26,6 +26,9 @@ const (
 	ProgramRunc       = "runc"
 	ProgramCoreDNS    = "coredns"
 	ProgramCNI        = "cni"
+	// ProgramKubectl is for who is at the device. A Spec may lack it: those written
+	// before it was fetched with the others do.
+	ProgramKubectl = "kubectl"
 )
 
 // Programs lists every name a Spec must give a path for.
@@ -47,7 +50,7 @@ type Spec struct {
 	KubernetesVersion string `json:"kubernetesVersion"`
 	// Gateways are "host:port". Those of a local node follow from its place.
 	Gateways []string `json:"gateways,omitempty"`
-	// Programs maps each name of Programs() to an absolute path.
+	// Programs maps each name of Programs(), and ProgramKubectl, to an absolute path.
 	Programs map[string]string `json:"programs"`
 	// Images are directories of OCI archives (*.tar) to import; an archive put there
 	// later is imported too.
@@ -115,6 +118,9 @@ func (s *Spec) Validate() error {
 		if !filepath.IsAbs(s.Programs[name]) {
 			return fmt.Errorf("path of program %s: %q is not absolute", name, s.Programs[name])
 		}
+	}
+	if path, ok := s.Programs[ProgramKubectl]; ok && !filepath.IsAbs(path) {
+		return fmt.Errorf("path of program %s: %q is not absolute", ProgramKubectl, path)
 	}
 	for _, dir := range s.Images {
 		if !filepath.IsAbs(dir) {

@@ -96,6 +96,7 @@ func TestSpecRefuses(t *testing.T) {
 		"a pool with a slash":      {func(s *Spec) { s.Pool = "a/b" }, "pool name"},
 		"a relative program":       {func(s *Spec) { s.Programs[ProgramRunc] = "runc" }, "program runc"},
 		"a missing program":        {func(s *Spec) { delete(s.Programs, ProgramKubelet) }, "program kubelet"},
+		"a relative kubectl":       {func(s *Spec) { s.Programs[ProgramKubectl] = "kubectl" }, "program kubectl"},
 		"no placement":             {func(s *Spec) { s.Local = nil }, "placement"},
 		"no port":                  {func(s *Spec) { s.Local.GatewayPort = 0 }, "gateway port"},
 		"a relative image archive": {func(s *Spec) { s.Images = []string{"images"} }, "image directory"},

@@ -154,6 +154,20 @@ func (e *Engine) nodeDir(conn *connection, name string) string {
 	return filepath.Join(conn.dir, "nodes", name)
 }
 
+// nodeSets are what a node's programs are of: those it runs, and the kubectl of who
+// is at the device, needed just when nothing can be fetched any more.
+const nodeSets = component.Node | component.Client
+
+// nodePrograms are the paths for a node's spec.
+func nodePrograms(paths component.Paths) map[string]string {
+	out := map[string]string{edgenode.ProgramKubectl: paths["kubectl"]}
+	for _, name := range edgenode.Programs() {
+		out[name] = paths[name]
+	}
+	out[edgenode.ProgramCNI] = filepath.Dir(paths["bridge"])
+	return out
+}
+
 // placeLocal converges this machine to the node: `edge node up`, as root.
 func (e *Engine) placeLocal(ctx context.Context, conn *connection, s NodeSpec) error {
 	parsed, err := parseClusterID(s.ClusterID)
@@ -170,7 +184,7 @@ func (e *Engine) placeLocal(ctx context.Context, conn *connection, s NodeSpec) e
 	}
 	report := e.report(s.id(), filepath.Join(conn.dir, "progress.ndjson"))
 	report.phase(ctx, "components", "upstream programs for nodes")
-	programs, err := e.programs(ctx, report, r.Spec.Version, component.Node)
+	programs, err := e.programs(ctx, report, r.Spec.Version, nodeSets)
 	if err != nil {
 		return err
 	}
@@ -189,16 +203,12 @@ func (e *Engine) placeLocal(ctx context.Context, conn *connection, s NodeSpec) e
 		Name:              s.Name,
 		Pool:              s.Spec.Pool,
 		KubernetesVersion: r.Spec.Version,
-		Programs:          map[string]string{},
+		Programs:          nodePrograms(programs),
 		PauseImage:        release.Image("pause"),
 		Local:             &edgenode.LocalPlacement{GatewayPort: r.Spec.Gateway.Port},
 		OwnerUID:          os.Getuid(),
 		OwnerGID:          os.Getgid(),
 	}
-	for _, name := range edgenode.Programs() {
-		spec.Programs[name] = programs[name]
-	}
-	spec.Programs[edgenode.ProgramCNI] = filepath.Dir(programs["bridge"])
 	if err := os.MkdirAll(e.state.images(), 0o700); err != nil {
 		return fmt.Errorf("make the image directory: %w", err)
 	}
