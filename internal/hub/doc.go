@@ -43,6 +43,7 @@
 //	forward.go      streaming a request through
 //	slices.go       requests for EndpointSlices: which are rewritten and how
 //	synthetic.go    the slice itself;  in which encoding: package codec
+//	slicetables.go  slices as rows for a person
 //	list.go, watch.go        rewriting of lists and watch streams
 //	operator.go     logs, exec and the like of the node's pods for an operator on it
 //	faults.go       what would keep the node from being without its cluster

@@ -345,7 +345,7 @@ func decodeBody[T runtime.Object](x *exchange) (T, error) {
 
 // respond answers with an object in the encoding the caller likes best.
 func (x *exchange) respond(code int, object runtime.Object) bool {
-	e, ok := codec.Negotiate(x.r.Header.Get("Accept"), false)
+	e, ok := codec.NegotiateOf(x.r.Header.Get("Accept"), codec.Offer{Protobuf: true})
 	if !ok || e.Partial {
 		codec.WriteStatus(x.w, notAcceptable())
 		return true

@@ -43,6 +43,11 @@ func (x *exchange) serveSlices() {
 		codec.WriteStatus(x.w, notAcceptable())
 		return
 	}
+	rows, e, err := x.rowsOf(e)
+	if err != nil {
+		codec.WriteStatus(x.w, badRequest(err.Error()))
+		return
+	}
 	matches, err := x.hub.synthetic.matches(x.req.query.Get("labelSelector"), x.req.query.Get("fieldSelector"))
 	if err != nil {
 		codec.WriteStatus(x.w, badRequest(err.Error()))
@@ -50,11 +55,11 @@ func (x *exchange) serveSlices() {
 	}
 	switch x.req.verb {
 	case "get":
-		x.getSlice(e)
+		x.getSlice(e, rows)
 	case "list":
-		x.listSlices(e, matches)
+		x.listSlices(e, rows, matches)
 	case "watch":
-		x.watchSlices(e, matches)
+		x.watchSlices(e, rows, matches)
 	}
 }
 
@@ -75,12 +80,15 @@ func (x *exchange) ask(path string, query url.Values, accept string) *http.Respo
 // getSlice answers a get of the synthetic slice. It has no resourceVersion of
 // its own: it takes the one its collection has now, which also proves that the
 // caller's cluster is there.
-func (x *exchange) getSlice(e codec.Encoding) {
+func (x *exchange) getSlice(e codec.Encoding, rows *sliceRows) {
 	version, ok := x.collectionVersion()
 	if !ok {
 		return
 	}
 	body, err := x.hub.synthetic.encode(e, version)
+	if err == nil {
+		body, err = rows.one(body)
+	}
 	if err != nil {
 		codec.WriteStatus(x.w, misunderstood(err.Error()))
 		return
@@ -122,7 +130,7 @@ func (x *exchange) collectionVersion() (string, bool) {
 	return list.Metadata.ResourceVersion, true
 }
 
-func (x *exchange) listSlices(e codec.Encoding, matches bool) {
+func (x *exchange) listSlices(e codec.Encoding, rows *sliceRows, matches bool) {
 	response := x.ask(x.req.path, x.req.query, e.Accept(true))
 	if response == nil {
 		return
@@ -151,6 +159,9 @@ func (x *exchange) listSlices(e codec.Encoding, matches bool) {
 	// one longer than its limit, which no pager minds.
 	add := matches && x.req.query.Get("continue") == ""
 	body, err = x.hub.synthetic.rewriteList(e, body, add)
+	if err == nil {
+		body, err = rows.list(body)
+	}
 	if err != nil {
 		x.hub.log.Error("rewrite a list of endpoint slices", "caller", x.caller, "error", err)
 		codec.WriteStatus(x.w, misunderstood(err.Error()))
@@ -159,7 +170,7 @@ func (x *exchange) listSlices(e codec.Encoding, matches bool) {
 	x.write(e, response.Header, body)
 }
 
-func (x *exchange) watchSlices(e codec.Encoding, matches bool) {
+func (x *exchange) watchSlices(e codec.Encoding, rows *sliceRows, matches bool) {
 	rewriter := watchRewriter{synthetic: x.hub.synthetic, encoding: e, matches: matches}
 	if matches {
 		rewriter.inject = injectionFor(x.req)
@@ -189,6 +200,10 @@ func (x *exchange) watchSlices(e codec.Encoding, matches bool) {
 	control := http.NewResponseController(x.w)
 	x.flush(control)
 	err := rewriter.run(response.Body, func(events []byte) error {
+		events, err := rows.events(events)
+		if err != nil {
+			return err
+		}
 		if _, err := x.w.Write(events); err != nil {
 			return err
 		}

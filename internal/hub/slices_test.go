@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -219,26 +220,94 @@ func (a acceptJSON) RoundTrip(r *http.Request) (*http.Response, error) {
 // kubectlAccept is what kubectl get sends.
 const kubectlAccept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json"
 
+// TestTables: kubectl online is told of slices as of all else, the synthetic one
+// among them.
 func TestTables(t *testing.T) {
 	r := newRig(t, nil)
 	fill(r.api, false)
 	admin := r.caller(CallerAdmin)
-	resp, body := r.do(admin, "GET", slicesURL+"?limit=500", nil, http.Header{"Accept": {kubectlAccept}, "Accept-Encoding": {"gzip"}})
-	var list discoveryv1.EndpointSliceList
-	if err := json.Unmarshal([]byte(body), &list); err != nil || resp.StatusCode != 200 {
-		t.Fatalf("%s %v", resp.Status, err)
+	read := func(url string) (*http.Response, metav1.Table) {
+		t.Helper()
+		resp, body := r.do(admin, "GET", url, nil, http.Header{"Accept": {kubectlAccept}, "Accept-Encoding": {"gzip"}})
+		var table metav1.Table
+		if err := json.Unmarshal([]byte(body), &table); err != nil || resp.StatusCode != 200 || table.Kind != "Table" || table.APIVersion != "meta.k8s.io/v1" {
+			t.Fatalf("%s: %s %v %s", url, resp.Status, err, body)
+		}
+		return resp, table
 	}
-	if d := cmp.Diff([]string{"default/a", "default/kubernetes", "shop/b"}, names(list.Items)); d != "" {
+	resp, list := read(slicesURL + "?limit=500")
+	if d := cmp.Diff([]string{"default/a 10.0.0.1", "default/kubernetes 169.254.20.11", "shop/b 10.0.0.2"}, sliceRowsOf(t, list)); d != "" {
 		t.Error(d)
 	}
-	if resp.Header.Get("Audit-Id") != "list" || resp.Header.Get("Content-Type") != wire.MediaJSON {
-		t.Errorf("headers: %v", resp.Header)
+	if resp.Header.Get("Audit-Id") != "list" || resp.Header.Get("Content-Type") != wire.MediaJSON || list.ResourceVersion == "" || len(list.ColumnDefinitions) != 5 {
+		t.Errorf("headers: %v, version %q, columns %v", resp.Header, list.ResourceVersion, list.ColumnDefinitions)
 	}
-	for _, accept := range []string{"application/json;as=Table;v=v1;g=meta.k8s.io", "application/yaml", "application/cbor"} {
-		resp, body = r.do(admin, "GET", slicesURL, nil, http.Header{"Accept": {accept}})
+	_, one := read("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes")
+	if d := cmp.Diff([]string{"default/kubernetes 169.254.20.11"}, sliceRowsOf(t, one)); d != "" || one.ResourceVersion == "" {
+		t.Errorf("get at %q: %s", one.ResourceVersion, d)
+	}
+	resp, body := r.do(admin, "GET", slicesURL+"?includeObject=All", nil, http.Header{"Accept": {kubectlAccept}})
+	if s := statusOf(t, resp, body); s.Code != 400 {
+		t.Errorf("includeObject=All: %d", s.Code)
+	}
+	for _, accept := range []string{"application/json;as=Table;v=v1beta1;g=meta.k8s.io", "application/yaml", "application/cbor"} {
+		resp, body := r.do(admin, "GET", slicesURL, nil, http.Header{"Accept": {accept}})
 		if s := statusOf(t, resp, body); s.Code != 406 {
 			t.Errorf("%s: %d", accept, s.Code)
 		}
+	}
+}
+
+// sliceRowsOf names the slices of a table and their endpoints.
+func sliceRowsOf(t *testing.T, table metav1.Table) []string {
+	t.Helper()
+	var out []string
+	for _, row := range table.Rows {
+		var o metav1.PartialObjectMetadata
+		if err := json.Unmarshal(row.Object.Raw, &o); err != nil || o.Kind != "PartialObjectMetadata" || o.Name != row.Cells[0] {
+			t.Errorf("%v: %v", row, err)
+		}
+		out = append(out, fmt.Sprintf("%s/%s %v", o.Namespace, o.Name, row.Cells[3]))
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestTablesOfAWatch: each event is the table of one slice, and the first names the
+// columns.
+func TestTablesOfAWatch(t *testing.T) {
+	r := newRig(t, nil)
+	fill(r.api, true)
+	q, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+		"https://"+r.address+slicesURL+"?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.Header.Set("Accept", kubectlAccept)
+	response, err := r.caller(CallerAdmin).Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if ct := response.Header.Get("Content-Type"); ct != wire.MediaJSON {
+		t.Errorf("Content-Type %q", ct)
+	}
+	var got []string
+	for events := json.NewDecoder(response.Body); len(got) < 4; {
+		var event struct {
+			Type   string
+			Object metav1.Table
+		}
+		if err := events.Decode(&event); err != nil {
+			t.Fatal(err)
+		}
+		if len(event.Object.Rows) != 1 || (len(event.Object.ColumnDefinitions) > 0) != (len(got) == 0) || event.Object.ResourceVersion == "" {
+			t.Errorf("event %d: %+v", len(got), event)
+		}
+		got = append(got, fmt.Sprint(event.Type, " ", event.Object.Rows[0].Cells[0]))
+	}
+	if d := cmp.Diff([]string{"ADDED a", "ADDED b", "ADDED kubernetes", "BOOKMARK "}, got); d != "" {
+		t.Error(d)
 	}
 }
 
@@ -250,7 +319,11 @@ func TestNegotiate(t *testing.T) {
 	}{
 		{"", true, wire.MediaJSON},
 		{"*/*", true, wire.MediaJSON},
-		{kubectlAccept, true, wire.MediaJSON},
+		{kubectlAccept, true, wire.MediaJSON + ";as=Table;g=meta.k8s.io;v=v1"},
+		{"application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json", true, wire.MediaJSON},
+		{"application/json;as=Table;v=v1;g=meta.k8s.io;q=0.5,application/json", false, wire.MediaJSON},
+		{"application/json;as=Table;v=v1", false, ""},
+		{"application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", false, ""},
 		{"application/vnd.kubernetes.protobuf", true, wire.MediaProtobuf},
 		{"application/vnd.kubernetes.protobuf,application/json", false, wire.MediaProtobuf},
 		{"application/cbor, application/json", false, wire.MediaJSON},

@@ -39,7 +39,7 @@ func forbidden(r request, message string) metav1.Status {
 
 func notAcceptable() metav1.Status {
 	return newStatus(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
-		"the hub serves endpoint slices as application/json and application/vnd.kubernetes.protobuf, whole or as PartialObjectMetadata")
+		"the hub serves endpoint slices as application/json and application/vnd.kubernetes.protobuf, whole or as PartialObjectMetadata, and as Table in the former")
 }
 
 func tooLarge() metav1.Status {

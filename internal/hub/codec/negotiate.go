@@ -14,16 +14,20 @@ type Encoding struct {
 	Protobuf bool
 	// Partial: as PartialObjectMetadata of meta.k8s.io/v1.
 	Partial bool
+	// Table: as Table of meta.k8s.io/v1, which has no protobuf form.
+	Table bool
 }
 
 // Accept is the one media type to ask the apiserver for; list says whether the
 // answer is a list.
 func (e Encoding) Accept(list bool) string {
-	media := e.Media()
-	if e.Partial {
-		media += ";as=" + PartialKind(list) + ";g=meta.k8s.io;v=v1"
+	switch {
+	case e.Partial:
+		return e.Media() + ";as=" + PartialKind(list) + ";g=meta.k8s.io;v=v1"
+	case e.Table:
+		return e.Media() + ";as=Table;g=meta.k8s.io;v=v1"
 	}
-	return media
+	return e.Media()
 }
 
 // Media is the media type.
@@ -48,14 +52,26 @@ func PartialKind(list bool) string {
 	return "PartialObjectMetadata"
 }
 
-// Negotiate chooses what the caller likes best of what the hub can rewrite.
-// Tables are left out: kubectl then gets plain objects, which it lists by name
-// and age. Without an Accept header it is JSON, as with an apiserver.
-func Negotiate(accept string, list bool) (Encoding, bool) { return NegotiateOf(accept, list, true) }
+// Offer is what an answer can be beside JSON, whole or metadata alone.
+type Offer struct {
+	// List: the answer is a list.
+	List bool
+	// Protobuf: objects have that form, as those of CustomResourceDefinitions have
+	// not. Metadata alone always has.
+	Protobuf bool
+	// Table: rows can be made of them.
+	Table bool
+}
 
-// NegotiateOf is Negotiate where the objects have no protobuf form (those of
-// CustomResourceDefinitions) unless protobuf says so. Metadata alone always has.
-func NegotiateOf(accept string, list, protobuf bool) (Encoding, bool) {
+// Negotiate chooses what the caller likes best of all that the hub can make of
+// Kubernetes' own objects. Without an Accept header it is JSON, as with an apiserver.
+func Negotiate(accept string, list bool) (Encoding, bool) {
+	return NegotiateOf(accept, Offer{List: list, Protobuf: true, Table: true})
+}
+
+// NegotiateOf is Negotiate of an offer. Of the versions of meta.k8s.io only v1 is
+// offered: nobody has asked for v1beta1 alone since Kubernetes 1.15.
+func NegotiateOf(accept string, o Offer) (Encoding, bool) {
 	if strings.TrimSpace(accept) == "" {
 		return Encoding{}, true
 	}
@@ -79,8 +95,12 @@ func NegotiateOf(accept string, list, protobuf bool) (Encoding, bool) {
 		}
 		switch as := params["as"]; {
 		case as == "":
-		case as == PartialKind(list) && params["g"] == "meta.k8s.io" && params["v"] == "v1":
+		case params["g"] != "meta.k8s.io" || params["v"] != "v1":
+			continue
+		case as == PartialKind(o.List):
 			c.encoding.Partial = true
+		case as == "Table" && o.Table && !c.encoding.Protobuf:
+			c.encoding.Table = true
 		default:
 			continue
 		}
@@ -89,7 +109,7 @@ func NegotiateOf(accept string, list, protobuf bool) (Encoding, bool) {
 				continue
 			}
 		}
-		if c.encoding.Protobuf && !c.encoding.Partial && !protobuf {
+		if c.encoding.Protobuf && !c.encoding.Partial && !o.Protobuf {
 			continue
 		}
 		choices = append(choices, c)

@@ -18,8 +18,8 @@
 //     component only wants everything, and resumes by the version it was given.
 //   - Bookmarks carry the collection's own version, which may lag behind the
 //     apiserver's until the apiserver sends the mirror one.
-//   - Tables are not made: kubectl's Accept lists plain JSON too, which it then
-//     prints by name and age. A client that accepts nothing but Table gets 406.
+//   - A Table is of meta.k8s.io/v1 and in JSON; its columns and cells are an
+//     apiserver's, their descriptions our own (see package table).
 //   - Continue tokens are the hub's own. They are good for as long as the
 //     snapshot they page through is held, then 410, as an apiserver's are.
 //
@@ -33,4 +33,5 @@
 //	list.go    get and list, pages                    continue.go tokens and held snapshots
 //	watch.go   the life of a watch                    frames.go   events, bookmarks, errors
 //	encode.go  an object in the encoding asked for    select.go   label and field selectors
+//	table.go   an object as a row
 package serve

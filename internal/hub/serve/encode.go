@@ -11,6 +11,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/table"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
@@ -18,9 +19,13 @@ import (
 type encoder struct {
 	codec.Encoding
 	kind schema.GroupVersionKind
+	// printer where it is Table.
+	printer *table.Printer
+	// headed: the client knows the columns of its tables.
+	headed bool
 }
 
-// form names the encoding among an event's frames.
+// form names the encoding among an event's frames. Tables are not among them.
 func (e encoder) form() string {
 	form := "json"
 	if e.Protobuf {
@@ -48,6 +53,9 @@ type protobufObject interface {
 
 // whole returns an object as it stands alone.
 func (e encoder) whole(o *replica.Object) ([]byte, error) {
+	if e.Table {
+		return e.tableOf(o)
+	}
 	if !e.Partial && o.Media == e.Media() {
 		return o.Raw, nil
 	}
@@ -70,6 +78,9 @@ func (e encoder) whole(o *replica.Object) ([]byte, error) {
 
 // item returns an object as it stands in a list.
 func (e encoder) item(o *replica.Object) ([]byte, error) {
+	if e.Table {
+		return e.row(o)
+	}
 	if e.Protobuf {
 		return e.message(o)
 	}

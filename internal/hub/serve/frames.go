@@ -32,13 +32,14 @@ func (e encoder) added(o *replica.Object) ([]byte, error) {
 }
 
 // event frames a change as a watch with this selection sees it; nil where it
-// sees nothing of it. The bytes are shared by all watches that see the same.
+// sees nothing of it. The bytes are shared by all watches that see the same, but for
+// those of tables.
 func (e encoder) event(s *selection, event *replica.Event) ([]byte, error) {
 	kind, err := s.seen(event)
 	if err != nil || kind == "" {
 		return nil, err
 	}
-	return event.Frame(replica.FrameKey{Type: kind, Form: e.form()}, func() ([]byte, error) {
+	encode := func() ([]byte, error) {
 		object := event.Object
 		if kind == watch.Deleted && event.Type != watch.Deleted {
 			var err error
@@ -51,7 +52,13 @@ func (e encoder) event(s *selection, event *replica.Event) ([]byte, error) {
 			return nil, err
 		}
 		return e.frame(kind, encoded)
-	})
+	}
+	if e.Table {
+		// It says what was how long ago, and the columns to whoever has not heard
+		// them: for a person or two, made anew and not kept.
+		return encode()
+	}
+	return event.Frame(replica.FrameKey{Type: kind, Form: e.form()}, encode)
 }
 
 // seen is what a change is to a watch with these selectors (apiserver's
@@ -89,12 +96,15 @@ func (e encoder) bookmark(version replica.Version, endsInitialEvents bool) ([]by
 	}
 	var object []byte
 	var err error
-	if e.Protobuf {
+	switch {
+	case e.Table:
+		object, err = e.bookmarkTable(partial.ObjectMeta)
+	case e.Protobuf:
 		// Any object with nothing but metadata has this form.
 		if object, err = partial.Marshal(); err == nil {
 			object = envelope(e.shown(), object)
 		}
-	} else {
+	default:
 		object, err = json.Marshal(&partial)
 	}
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/table"
 )
 
 // writeBuffer is how much of a list is written at once.
@@ -163,6 +164,9 @@ func (c *call) header(contentType string, length int) {
 
 // listKind is the kind of the list an encoder's objects are in.
 func (e encoder) listKind() (apiVersion, kind string) {
+	if e.Table {
+		return table.Kind.ToAPIVersionAndKind()
+	}
 	return e.shown().GroupVersion().WithKind(e.shown().Kind + "List").ToAPIVersionAndKind()
 }
 
@@ -203,25 +207,16 @@ func (c *call) writeProtobufList(e encoder, meta metav1.ListMeta, objects []*rep
 	}
 }
 
-// writeJSONList encodes one object after the other.
+// writeJSONList encodes one object after the other, as items or as rows.
 func (c *call) writeJSONList(e encoder, meta metav1.ListMeta, objects []*replica.Object) {
-	apiVersion, kind := e.listKind()
-	head, err := json.Marshal(metav1.TypeMeta{Kind: kind, APIVersion: apiVersion})
-	if err != nil {
-		c.fail(err, false)
-		return
-	}
-	encodedMeta, err := json.Marshal(meta)
+	head, err := e.jsonHead(meta)
 	if err != nil {
 		c.fail(err, false)
 		return
 	}
 	c.header(e.Media(), -1)
 	w := bufio.NewWriterSize(c.w, writeBuffer)
-	_, _ = w.Write(head[:len(head)-1]) // the writer keeps its first error for Flush
-	_, _ = w.WriteString(`,"metadata":`)
-	_, _ = w.Write(encodedMeta)
-	_, _ = w.WriteString(`,"items":[`)
+	_, _ = w.Write(head) // the writer keeps its first error for Flush
 	for i, o := range objects {
 		item, err := e.item(o)
 		if err != nil {
@@ -236,4 +231,26 @@ func (c *call) writeJSONList(e encoder, meta metav1.ListMeta, objects []*replica
 	if err := w.Flush(); err != nil {
 		panic(http.ErrAbortHandler)
 	}
+}
+
+// jsonHead is a list in JSON up to its first item.
+func (e encoder) jsonHead(meta metav1.ListMeta) ([]byte, error) {
+	apiVersion, kind := e.listKind()
+	head, err := json.Marshal(metav1.TypeMeta{Kind: kind, APIVersion: apiVersion})
+	if err != nil {
+		return nil, err
+	}
+	encoded, err := json.Marshal(meta)
+	if err != nil {
+		return nil, err
+	}
+	head = append(append(head[:len(head)-1], `,"metadata":`...), encoded...)
+	if !e.Table {
+		return append(head, `,"items":[`...), nil
+	}
+	if encoded, err = json.Marshal(e.printer.Columns()); err != nil {
+		return nil, err
+	}
+	head = append(append(head, `,"columnDefinitions":`...), encoded...)
+	return append(head, `,"rows":[`...), nil
 }

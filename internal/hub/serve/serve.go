@@ -17,6 +17,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/table"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
@@ -155,16 +156,27 @@ func (c *call) query() replica.Query {
 
 // negotiate chooses the encoding. A false return has been answered.
 func (c *call) negotiate(kind schema.GroupVersionKind) (encoder, bool) {
-	list := c.request.Verb == "list"
-	e, ok := codec.NegotiateOf(c.request.Accept, list, scheme.Scheme.Recognizes(kind))
+	e, ok := codec.NegotiateOf(c.request.Accept, codec.Offer{
+		List: c.request.Verb == "list", Protobuf: scheme.Scheme.Recognizes(kind), Table: true,
+	})
 	if !ok {
 		codec.WriteStatus(c.w, metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-			Message: fmt.Sprintf("the node's replica serves %s as %s and %s, whole or as PartialObjectMetadata",
+			Message: fmt.Sprintf("the node's replica serves %s as %s and %s, whole or as PartialObjectMetadata, and as Table in the former",
 				c.request.Resource.Resource, wire.MediaJSON, wire.MediaProtobuf),
 		})
+		return encoder{}, false
 	}
-	return encoder{Encoding: e, kind: kind}, ok
+	out := encoder{Encoding: e, kind: kind}
+	if e.Table {
+		include, err := table.Include(c.request.Query)
+		if err != nil {
+			codec.WriteStatus(c.w, *bad(err.Error()))
+			return encoder{}, false
+		}
+		out.printer = &table.Printer{Kind: kind, Include: include, Clock: c.server.clock}
+	}
+	return out, true
 }
 
 // ready waits, bounded, for the collection to be complete and at a version.

@@ -196,13 +196,17 @@ func TestEncodings(t *testing.T) {
 		if got := r.status("/api/v1/namespaces/shop/services/none?resourceVersion=0"); got != "404 NotFound" {
 			t.Errorf("a name that is not there: %s", got)
 		}
-		response, _ := r.get("/api/v1/services", "application/json;as=Table;v=v1;g=meta.k8s.io")
-		if response.StatusCode != http.StatusNotAcceptable {
-			t.Errorf("Table only: %s", response.Status)
+		for _, accept := range []string{tableAccept, tableAccept + ",application/json"} {
+			if got := r.table("/api/v1/services", accept); len(got.Rows) != 1 || got.Rows[0].Cells[2] != "10.96.0.9" {
+				t.Errorf("stored %s, got %+v", storedAs, got)
+			}
 		}
-		response, body := r.get("/api/v1/services", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json")
-		if response.StatusCode != 200 || !strings.Contains(string(body), `"kind":"ServiceList"`) {
-			t.Errorf("kubectl's Accept: %s %s", response.Status, body)
+		for _, accept := range []string{
+			"application/json;as=Table;v=v1beta1;g=meta.k8s.io", "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", "application/json;as=Table;v=v1;g=apps",
+		} {
+			if response, _ := r.get("/api/v1/services", accept); response.StatusCode != http.StatusNotAcceptable {
+				t.Errorf("%s: %s", accept, response.Status)
+			}
 		}
 	}
 }

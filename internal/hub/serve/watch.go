@@ -112,6 +112,7 @@ func (s *stream) write(frame []byte) {
 	if _, err := s.w.Write(frame); err != nil {
 		panic(http.ErrAbortHandler)
 	}
+	s.headed = true // by the first, whatever it was
 }
 
 func (s *stream) flush() {
