@@ -82,7 +82,8 @@ func (x *exchange) keeper() func(http.Header, int, []byte) {
 	if key == "" {
 		bucket, key = x.written()
 	}
-	if key == "" {
+	if key == "" || bucket == bucketObjects && x.caller != CallerKubelet {
+		// A person looks at objects in forms that nothing can be made of again.
 		return nil
 	}
 	return func(header http.Header, code int, body []byte) {
@@ -347,7 +348,7 @@ func decodeBody[T runtime.Object](x *exchange) (T, error) {
 func (x *exchange) respond(code int, object runtime.Object) bool {
 	e, ok := codec.NegotiateOf(x.r.Header.Get("Accept"), codec.Offer{Protobuf: true})
 	if !ok || e.Partial {
-		codec.WriteStatus(x.w, notAcceptable())
+		codec.WriteStatus(x.w, notAcceptable("what is kept on the node whole, as application/json and application/vnd.kubernetes.protobuf"))
 		return true
 	}
 	var body bytes.Buffer

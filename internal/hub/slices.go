@@ -40,7 +40,8 @@ func (x *exchange) rewritesSlices() bool {
 func (x *exchange) serveSlices() {
 	e, ok := codec.Negotiate(x.r.Header.Get("Accept"), x.req.verb == "list")
 	if !ok {
-		codec.WriteStatus(x.w, notAcceptable())
+		codec.WriteStatus(x.w, notAcceptable(
+			"endpoint slices as application/json and application/vnd.kubernetes.protobuf, whole or as PartialObjectMetadata, and as Table in the former"))
 		return
 	}
 	rows, e, err := x.rowsOf(e)

@@ -37,9 +37,9 @@ func forbidden(r request, message string) metav1.Status {
 	return s
 }
 
-func notAcceptable() metav1.Status {
-	return newStatus(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable,
-		"the hub serves endpoint slices as application/json and application/vnd.kubernetes.protobuf, whole or as PartialObjectMetadata, and as Table in the former")
+// notAcceptable says in which forms there is what was asked for.
+func notAcceptable(forms string) metav1.Status {
+	return newStatus(http.StatusNotAcceptable, metav1.StatusReasonNotAcceptable, "the hub serves "+forms)
 }
 
 func tooLarge() metav1.Status {
