@@ -152,7 +152,8 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 		case err == nil:
 			carrier.reset(a.transport())
 			a.begin(ctx, wg, next)
-			wg.Go(func() { s.retire(ctx) })
+			left := s
+			wg.Go(func() { left.retire(ctx) })
 			s = next
 		case s.leaving.Load():
 			a.log.Warn("no other gateway takes this node yet", "gateway", s.gateway, "error", err)

@@ -123,6 +123,11 @@ func TestChosenTransportDoesNotGetThrough(t *testing.T) {
 		stream := network.ListenStream(at)
 		served.Go(func() { _ = gw.ServeTCP(t.Context(), stream) }) // ends with its listener
 		after(time.Minute, agent.TCP, agent.TCP, none)
+		// What took over is not ended by what bounds the session that it took over from.
+		after(time.Hour, agent.TCP, agent.TCP, none)
+		if n := a.Figures().Sessions[agent.TCP]; n != 1 {
+			t.Errorf("%d sessions over TCP within an hour", n)
+		}
 
 		stream.Close()
 		kick()
