@@ -42,7 +42,9 @@
 //     sealed records are forgotten, and the rest stays.
 //
 // A disk that fails while the node runs makes writes wait and be tried again; Err
-// says so. Nothing that was written before is lost by that.
+// says so. Nothing that was written before is lost by that. So it is with a file that
+// can be read and not written when it is opened, and a disk that is too full to make
+// a smaller copy of the file costs no more than the space.
 //
 // # Memory
 //

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -149,7 +150,7 @@ func (s *Store) open(keyDigest []byte) ([]Stored, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := openBolt(s.path, s.lockTimeout, &s.db); err != nil {
+	if err := s.openFile(); err != nil {
 		return nil, err
 	}
 	var found []Stored
@@ -164,24 +165,60 @@ func (s *Store) open(keyDigest []byte) ([]Stored, error) {
 		found, err = s.load(keyDigest)
 		return err
 	})
-	if err == nil && used.size >= compactAbove && used.free*2 >= used.pages {
-		err = s.compact()
-	}
 	if err != nil {
 		return nil, errors.Join(err, s.db.Close())
+	}
+	if used.size >= compactAbove && used.free*2 >= used.pages && !s.db.IsReadOnly() {
+		if err := s.compact(); err != nil {
+			return nil, err
+		}
 	}
 	return found, syncDir(filepath.Dir(s.path))
 }
 
-// openBolt opens the file as bbolt's.
-func openBolt(path string, timeout time.Duration, db **bolt.DB) error {
+// openFile opens the file to write, or, where the file system lets nobody, to read:
+// what the node knew is worth more than an error. Err says so then.
+func (s *Store) openFile() error {
+	err := openBolt(s.path, s.lockTimeout, false, &s.db)
+	if !errors.Is(err, syscall.EROFS) && !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	if openBolt(s.path, s.lockTimeout, true, &s.db) != nil {
+		return err
+	}
+	s.log.Error("the replica's store can be read and not written", "store", s.path, "error", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = fmt.Errorf("open the replica's store %s to write: %w", s.path, err)
+	return nil
+}
+
+// writable opens a file anew that could only be read. The caller holds flushing.
+func (s *Store) writable() error {
+	if !s.db.IsReadOnly() {
+		return nil
+	}
+	// bbolt's lock is on the file: it must be let go of first.
+	if err := s.db.Close(); err != nil {
+		return err
+	}
+	err := openBolt(s.path, s.lockTimeout, false, &s.db)
+	if err == nil {
+		s.log.Info("the replica's store can be written again", "store", s.path)
+		return nil
+	}
+	return errors.Join(err, openBolt(s.path, s.lockTimeout, true, &s.db))
+}
+
+// openBolt opens the file as bbolt's. db is left as it is where that fails.
+func openBolt(path string, timeout time.Duration, readOnly bool, db **bolt.DB) error {
 	err := guard("open", func() error {
-		var err error
-		*db, err = bolt.Open(path, fileMode, &bolt.Options{
-			Timeout: timeout, InitialMmapSize: mapSize, FreelistType: bolt.FreelistMapType, NoStatistics: true,
+		opened, err := bolt.Open(path, fileMode, &bolt.Options{
+			Timeout: timeout, InitialMmapSize: mapSize, FreelistType: bolt.FreelistMapType, NoStatistics: true, ReadOnly: readOnly,
 		})
 		if err == nil {
-			(*db).AllocSize = growStep
+			opened.AllocSize = growStep
+			*db = opened
 		}
 		return err
 	})
@@ -197,27 +234,42 @@ func openBolt(path string, timeout time.Duration, db **bolt.DB) error {
 }
 
 // compact rewrites a file that is mostly free: one that once held a much larger
-// cluster, or many pages' worth of churn.
+// cluster, or many pages' worth of churn. It only saves space: where it cannot be
+// done, as on a disk that is full, the file stays in use as it is. An error is of
+// opening the file again.
 func (s *Store) compact() error {
 	smaller := s.path + ".compact"
+	err := s.copyTo(smaller)
+	if err == nil {
+		if err := s.db.Close(); err != nil {
+			return err
+		}
+		if err = os.Rename(smaller, s.path); err == nil {
+			return s.openFile()
+		}
+		if err := s.openFile(); err != nil {
+			return err
+		}
+	}
+	s.log.Warn("the replica's store stays as large as it is", "store", s.path, "error", err)
 	if err := os.Remove(smaller); err != nil && !errors.Is(err, os.ErrNotExist) {
+		s.log.Warn("remove what was made of the replica's store", "file", smaller, "error", err)
+	}
+	return nil
+}
+
+// copyTo writes what the store holds into a new file.
+func (s *Store) copyTo(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	to, err := bolt.Open(smaller, fileMode, &bolt.Options{NoStatistics: true})
+	to, err := bolt.Open(path, fileMode, &bolt.Options{NoStatistics: true})
 	if err != nil {
 		return err
 	}
 	// Every transaction syncs: what replaces the file is whole.
-	if err := errors.Join(bolt.Compact(to, s.db, 1<<20), to.Close()); err != nil {
-		return err
-	}
-	if err := s.db.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(smaller, s.path); err != nil {
-		return err
-	}
-	return openBolt(s.path, s.lockTimeout, &s.db)
+	err = guard("copy", func() error { return bolt.Compact(to, s.db, 1<<20) })
+	return errors.Join(err, to.Close())
 }
 
 // Err returns why the last write failed, nil once one has succeeded again.

@@ -90,7 +90,7 @@ func (s *Store) flush(moved bool) error {
 	s.pending, s.moved = map[replica.Collection]*pending{}, map[replica.Collection]State{}
 	s.mu.Unlock()
 
-	err := s.db.Update(func(tx *bolt.Tx) error {
+	err := s.update(func(tx *bolt.Tx) error {
 		for c, p := range batch {
 			if err := s.put(tx, c, p); err != nil {
 				return fmt.Errorf("%s: %w", c, err)
@@ -120,6 +120,15 @@ func (s *Store) flush(moved bool) error {
 	s.restore(batch, states)
 	s.due(retryInterval)
 	return s.err
+}
+
+// update is bbolt's, of a file that may have to be opened anew for it. The caller
+// holds flushing.
+func (s *Store) update(do func(*bolt.Tx) error) error {
+	if err := s.writable(); err != nil {
+		return err
+	}
+	return s.db.Update(do)
 }
 
 // restore puts a batch that was not written under what has come since. The
