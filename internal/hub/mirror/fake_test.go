@@ -74,6 +74,10 @@ func newFakeAPI(t testing.TB) *fakeAPI {
 	return &fakeAPI{t: t, version: 100, tables: map[string]*fakeTable{}, watches: map[*fakeWatch]bool{}}
 }
 
+// garbled is the payload of an object that nobody understands when it comes in an
+// event.
+const garbled = "garbled"
+
 // podsTable is where the node's pods are.
 const podsTable = "/api/v1/pods spec.nodeName=n1"
 
@@ -213,6 +217,9 @@ func (f *fakeAPI) frame(media string, e fakeEvent) []byte {
 	object := f.message(media, e.name, e.fakeObject, annotations)
 	if media == wire.MediaProtobuf {
 		object = wire.Envelope{APIVersion: "v1", Kind: "Pod", Message: object}.Append(nil)
+	}
+	if e.payload == garbled {
+		object = []byte(garbled)
 	}
 	b, err := wire.AppendEvent(media, nil, wire.Event{Type: kind, Object: object})
 	if err != nil {

@@ -81,9 +81,15 @@ type Mirror struct {
 	refused map[replica.Collection]time.Time // until when
 	// start begins a stream's work; nil before Run.
 	start func(*stream)
-	// connected is closed while the link is there, made anew when it goes.
-	connected chan struct{}
-	online    bool
+	// connected is closed while the link is there, made anew when it goes; parted is
+	// the opposite.
+	connected, parted chan struct{}
+	online            bool
+	since             time.Time // online or not
+	// trials are for whoever waits because the apiserver is unwell: the last that was
+	// given away, and what is closed, and made anew, when it has answered.
+	lastTrial time.Time
+	answered  chan struct{}
 	// referred by pods, by the pod's key.
 	referred map[objectKey][]replica.Collection
 }
@@ -113,8 +119,10 @@ func New(o Options) (*Mirror, error) {
 		Cache: replica.NewCache(), options: o, rules: rules(), clock: o.Clock, log: o.Logger,
 		sweep:   make(chan struct{}, 1),
 		streams: map[replica.Collection]*stream{}, refused: map[replica.Collection]time.Time{},
-		connected: make(chan struct{}), referred: map[objectKey][]replica.Collection{},
+		connected: make(chan struct{}), parted: make(chan struct{}), answered: make(chan struct{}),
+		referred: map[objectKey][]replica.Collection{},
 	}
+	close(m.parted)
 	for i := range m.rules {
 		if c, ok := m.rules[i].always(o.NodeName); ok {
 			m.open(&m.rules[i], c)
@@ -221,30 +229,44 @@ func (m *Mirror) SetLink(online bool, now time.Time) {
 	if online == m.online {
 		return
 	}
-	m.online = online
+	m.online, m.since = online, now
+	m.lastTrial = time.Time{} // whoever waited for one begins anew
 	if online {
+		m.parted = make(chan struct{})
 		close(m.connected)
 	} else {
 		m.connected = make(chan struct{})
+		close(m.parted)
 	}
 }
 
-// awaitLink waits until the link is there. A false return is the end of ctx.
-func (m *Mirror) awaitLink(ctx context.Context) bool {
+// onlineSince is since when the link has been there; zero while it is cut.
+func (m *Mirror) onlineSince() time.Time {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.online {
+		return time.Time{}
+	}
+	return m.since
+}
+
+// awaitLink waits until the link is there, and returns what is closed when it goes
+// again. A false return is the end of ctx.
+func (m *Mirror) awaitLink(ctx context.Context) (parted <-chan struct{}, ok bool) {
 	for {
 		m.mu.Lock()
-		online, connected := m.online, m.connected
+		online, connected, parted := m.online, m.connected, m.parted
 		m.mu.Unlock()
 		if online {
-			return ctx.Err() == nil
+			return parted, ctx.Err() == nil
 		}
 		select {
 		case <-connected:
 			if !m.wait(ctx, rand.N(reconnectSpread)) {
-				return false
+				return nil, false
 			}
 		case <-ctx.Done():
-			return false
+			return nil, false
 		}
 	}
 }
@@ -259,6 +281,54 @@ func (m *Mirror) wait(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
+}
+
+// pause is the wait after a failure. It ends sooner when the link goes, for its return
+// is waited for then, and when an apiserver that was unwell has answered. False once
+// ctx is done.
+func (m *Mirror) pause(ctx context.Context, d time.Duration, parted, answered <-chan struct{}) bool {
+	began := m.clock.Now()
+	t := m.clock.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C():
+		return true
+	case <-answered:
+		return m.wait(ctx, rand.N(reconnectSpread))
+	case <-parted:
+		return m.wait(ctx, min(d-m.clock.Since(began), upTo(returnWithin)))
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// upTo is a time by chance: d, or up to half of it less.
+func upTo(d time.Duration) time.Duration { return d - rand.N(d/2) }
+
+// trial is how long a stream waits for its turn to try whether an apiserver that is
+// unwell has recovered, and what is closed when another has found that it has: see
+// trialEvery.
+func (m *Mirror) trial() (time.Duration, <-chan struct{}) {
+	now := m.clock.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lastTrial.Before(now) {
+		m.lastTrial = now
+	}
+	m.lastTrial = m.lastTrial.Add(upTo(trialEvery))
+	return m.lastTrial.Sub(now), m.answered
+}
+
+// well wakes whoever waits for a trial: the apiserver has answered.
+func (m *Mirror) well() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lastTrial.IsZero() {
+		return // nobody does
+	}
+	m.lastTrial = time.Time{}
+	close(m.answered)
+	m.answered = make(chan struct{})
 }
 
 // Cover implements replica.Replica: it begins to mirror what is mirrored by name.
@@ -468,6 +538,11 @@ type Collection struct {
 	// Err is why it is not followed now; nil where it is, and while the link is
 	// cut.
 	Err error
+	// Failing is since when, of the time that the link has been there; zero: it is
+	// followed.
+	Failing time.Time
+	// Unfollowed: that is so long ago that what the node holds must count as old.
+	Unfollowed bool
 }
 
 // Collections tells how all collections do, in the order of their names.
@@ -478,9 +553,10 @@ func (m *Mirror) Collections() []Collection {
 		streams = append(streams, s)
 	}
 	m.mu.Unlock()
+	online := m.onlineSince()
 	all := make([]Collection, 0, len(streams))
 	for _, s := range streams {
-		all = append(all, s.tell())
+		all = append(all, s.tell(online))
 	}
 	slices.SortFunc(all, func(a, b Collection) int { return strings.Compare(a.Collection.String(), b.Collection.String()) })
 	return all

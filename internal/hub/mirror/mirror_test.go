@@ -212,7 +212,7 @@ func TestFollow(t *testing.T) {
 				if n := w.api.requests(table); n != want {
 					t.Errorf("%d requests for %s, want %d", n, c, want)
 				}
-				if s := w.mirror.stream(c).tell(); !s.Complete || s.Err != nil || s.Bytes == 0 || s.Requests != int64(want) {
+				if s := w.mirror.stream(c).tell(time.Now()); !s.Complete || s.Err != nil || s.Bytes == 0 || s.Requests != int64(want) {
 					t.Errorf("%+v", s)
 				}
 			}

@@ -24,7 +24,12 @@ type state struct {
 	version  replica.Version
 	changed  replica.Version // of the last event
 	below    map[objectKey]*replica.Object
-	err      error
+	// err is the last failure since it was followed, and failing when the first of
+	// those came; nil and zero while it is followed.
+	err     error
+	failing time.Time
+	refused bool // err is an answer, or that there was none
+	told    bool // that it is not followed
 
 	known atomic.Bool // complete, for those who cannot take mu
 }
@@ -41,10 +46,65 @@ func (s *stream) at() replica.Version {
 	return s.version
 }
 
+// failed notes why a stream ended; nil: as it was asked to. That of a link that is
+// cut is no failure of the stream's.
 func (s *stream) failed(err error) {
+	online := s.mirror.onlineSince()
+	if err == nil || online.IsZero() {
+		return
+	}
+	now := s.mirror.clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.err = err
+	s.err, s.refused = err, !s.answered
+	if s.failing.IsZero() {
+		s.failing = now
+	}
+	if since, unfollowed := s.unfollowed(online, now); unfollowed && !s.told {
+		s.told = true
+		s.log.Warn("a collection is not followed though the link is there; what the node holds of it grows old",
+			"complete", s.complete, "since", since, "error", err)
+	}
+}
+
+// unfollowed says since when a stream has failed while the link is there, and
+// whether that is worth telling. Only the present online period counts: of a link
+// that comes and goes, that is what there is to tell. The caller holds mu.
+func (s *stream) unfollowed(online, now time.Time) (since time.Time, unfollowed bool) {
+	if s.failing.IsZero() || online.IsZero() {
+		return time.Time{}, false
+	}
+	since = s.failing
+	if online.After(since) {
+		since = online
+	}
+	return since, now.Sub(since) >= unfollowedAfter
+}
+
+// opened notes that a watch has begun, which cures a stream that was refused one. It
+// returns whether the stream is still failing: what ended it may come again.
+func (s *stream) opened() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused {
+		s.recover()
+	}
+	return s.err != nil
+}
+
+// followed notes that the apiserver tells what happens, and it is understood.
+func (s *stream) followed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recover()
+}
+
+// recover is followed of a caller who holds mu.
+func (s *stream) recover() {
+	if s.told {
+		s.log.Info("a collection is followed again")
+	}
+	s.err, s.failing, s.refused, s.told = nil, time.Time{}, false, false
 }
 
 // filter applies the collection's.
@@ -154,14 +214,18 @@ func (s *stream) one(k objectKey) (*replica.Object, error) {
 }
 
 // replace takes a whole content: the first, or what a list anew has found.
-func (s *stream) replace(ctx context.Context, new content) error {
+func (s *stream) replace(ctx context.Context, new content) (err error) {
 	s.addOwn(new)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return replica.ErrNotMirrored
 	}
-	s.err = nil
+	defer func() {
+		if err == nil {
+			s.recover()
+		}
+	}()
 	if !s.complete {
 		return s.load(ctx, new)
 	}
@@ -401,13 +465,19 @@ func (s *stream) lift() {
 	}
 }
 
-func (s *stream) tell() Collection {
+// tell tells how it does, of a link that has been there since online; zero: it is cut.
+func (s *stream) tell(online time.Time) Collection {
+	now := s.mirror.clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := Collection{
 		Collection: s.id, Complete: s.complete, Version: s.version,
-		Bytes: s.bytes.Load(), Requests: s.requests.Load(), Err: s.err,
+		Bytes: s.bytes.Load(), Requests: s.requests.Load(),
 	}
+	if !online.IsZero() {
+		c.Err = s.err
+	}
+	c.Failing, c.Unfollowed = s.unfollowed(online, now)
 	if at := s.heard.Load(); at != 0 {
 		c.Heard = time.Unix(0, at)
 	}

@@ -42,9 +42,27 @@ const (
 	// watch follows.
 	gatherLasts = time.Minute
 	// backoffFirst and backoffLast bound the wait after a failure while the link
-	// is there.
+	// is there; it is up to twice as long by chance. What was not understood will not
+	// be the next time: to read it more often is not worth a metered link's bytes.
 	backoffFirst = 200 * time.Millisecond
 	backoffLast  = 30 * time.Second
+	// trialEvery bounds the time between two trials of a node while its apiserver is
+	// there and unwell (its etcd is being restored, it starts, it has too much to do),
+	// once the first ones have failed: half of it at least. All streams that fail
+	// share the trials, and the first that gets an answer wakes the others. So a node
+	// goes on 5 s and reconnectSpread after its apiserver does at the latest, which
+	// hears of a thousand nodes with twenty streams each some 270 requests a second
+	// until then. Each stream by itself would have to ask as often: 5300 a second.
+	trialEvery = 5 * time.Second
+	// returnWithin bounds the wait after a failure once the link has been cut and is
+	// there again: a link that flaps is no reason to stay behind when it has ceased to.
+	returnWithin = 5 * time.Second
+	// steadyAfter is how long a watch lasts that nothing is wrong with, though no
+	// event has come: one that cannot go on ends as soon as it has begun.
+	steadyAfter = 30 * time.Second
+	// unfollowedAfter is how long a stream may fail, while the link is there, before
+	// people are told.
+	unfollowedAfter = 2 * time.Minute
 )
 
 // errExpired: the stream cannot go on from where it is.
@@ -70,6 +88,8 @@ type stream struct {
 
 	// pages of a list that was broken off; run's alone. nil: none.
 	pages *listing
+	// answered: what was last asked for was given, whatever came of it; run's alone.
+	answered bool
 
 	// Guarded by the mirror's mu.
 	stop  context.CancelFunc // nil before it runs
@@ -84,7 +104,11 @@ type stream struct {
 // run follows until ctx ends.
 func (s *stream) run(ctx context.Context) {
 	backoff := newBackoff()
-	for s.mirror.awaitLink(ctx) {
+	for {
+		parted, ok := s.mirror.awaitLink(ctx)
+		if !ok {
+			return
+		}
 		progress, err := s.follow(ctx)
 		if ctx.Err() != nil {
 			return
@@ -101,11 +125,15 @@ func (s *stream) run(ctx context.Context) {
 			return
 		}
 		pause := backoff.Step()
+		var answered <-chan struct{}
+		if pause > trialEvery && isUnwell(err) {
+			pause, answered = s.mirror.trial()
+		}
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
 			pause = max(pause, time.Duration(seconds)*time.Second)
 		}
 		s.log.Debug("a stream from the apiserver ended", "again", pause, "error", err)
-		if !s.mirror.wait(ctx, pause) {
+		if !s.mirror.pause(ctx, pause, parted, answered) {
 			return
 		}
 	}
@@ -151,8 +179,8 @@ type gathering struct{ objects map[objectKey]*replica.Object }
 func newGathering() *gathering { return &gathering{map[objectKey]*replica.Object{}} }
 
 // watch takes events until the stream ends: from the present version, or, with a
-// gathering, from the beginning. progress says that an event came, and of a
-// gathering, that all initial ones did.
+// gathering, from the beginning. progress says that an event came or it was steady,
+// and of a gathering, that all initial events came.
 func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -165,7 +193,13 @@ func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err er
 	}
 	defer body.Close()
 	if g == nil {
-		s.failed(nil)
+		began := s.mirror.clock.Now()
+		defer func() { progress = progress || s.mirror.clock.Since(began) >= steadyAfter }()
+		if s.opened() {
+			// On a goroutine of its own: a clock may call while it holds its lock.
+			steady := s.mirror.clock.AfterFunc(steadyAfter, func() { go s.followed() })
+			defer steady.Stop()
+		}
 	}
 	for {
 		e, err := events.Next()
@@ -178,7 +212,9 @@ func (s *stream) watch(ctx context.Context, g *gathering) (progress bool, err er
 		if g, err = s.take(ctx, e, g); err != nil {
 			return progress, s.expiry(err)
 		}
-		progress = g == nil
+		if progress = g == nil; progress {
+			s.followed()
+		}
 	}
 }
 

@@ -72,6 +72,7 @@ func (s *stream) get(ctx context.Context, query url.Values) (io.ReadCloser, erro
 		Body: http.NoBody,
 	}).WithContext(ctx)
 	s.requests.Add(1)
+	s.answered = false
 	response, err := s.mirror.options.Upstreams[s.rule.identity].RoundTrip(r) //nolint:bodyclose // countedBody closes it, here or at the caller's
 	if err != nil {
 		return nil, err
@@ -81,6 +82,8 @@ func (s *stream) get(ctx context.Context, query url.Values) (io.ReadCloser, erro
 		defer body.Close()
 		return nil, statusError(response, body)
 	}
+	s.answered = true
+	s.mirror.well()
 	media, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	if err == nil && media != s.rule.media {
 		err = fmt.Errorf("it is %q", media)
@@ -183,6 +186,16 @@ func isPassing(err error) bool {
 	return !errors.As(err, &status) || isTimeout(err) ||
 		apierrors.IsTooManyRequests(err) || apierrors.IsServiceUnavailable(err) ||
 		apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err)
+}
+
+// isUnwell: the apiserver answers, and says that it cannot do what it should now. One
+// that starts does not know who may do what.
+func isUnwell(err error) bool {
+	var status apierrors.APIStatus
+	if !errors.As(err, &status) {
+		return false
+	}
+	return isPassing(err) || status.Status().Code >= http.StatusInternalServerError
 }
 
 // isUnsupported: the apiserver does not send initial events.
