@@ -80,6 +80,8 @@ type LiveCollection struct {
 	// collections of many objects, of others when something changes. Zero: not since
 	// the daemon began.
 	Heard time.Time `json:"heard,omitzero"`
+	// Error is why it is not followed now, though the link is there.
+	Error string `json:"error,omitempty"`
 }
 
 // LiveCertificate is one that the cluster has signed for the node.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/mirror"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
@@ -167,10 +168,7 @@ func (n *node) live(h *hub.Hub) Live {
 	if r, ok := h.Replica(); ok {
 		l.ReplicaBytes = r.Bytes
 		for _, c := range r.Collections {
-			l.Collections = append(l.Collections, LiveCollection{
-				Name: c.Collection.String(), Complete: c.Complete, Objects: c.Objects, Bytes: c.Bytes, Requests: c.Requests, Heard: c.Heard,
-				Version: c.Version.String(),
-			})
+			l.Collections = append(l.Collections, liveCollection(c))
 		}
 	}
 	for _, name := range []string{nodeCertFile, hubCertFile, servingName + ".crt"} {
@@ -181,6 +179,17 @@ func (n *node) live(h *hub.Hub) Live {
 		if certs, err := pki.ParseCertificatesPEM(data); err == nil {
 			l.Certificates = append(l.Certificates, LiveCertificate{Name: certs[0].Subject.CommonName, File: name, Ends: certs[0].NotAfter})
 		}
+	}
+	return l
+}
+
+func liveCollection(c mirror.Collection) LiveCollection {
+	l := LiveCollection{
+		Name: c.Collection.String(), Complete: c.Complete, Objects: c.Objects, Bytes: c.Bytes, Requests: c.Requests, Heard: c.Heard,
+		Version: c.Version.String(),
+	}
+	if c.Err != nil {
+		l.Error = c.Err.Error()
 	}
 	return l
 }

@@ -19,9 +19,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/hub"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/mirror"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
 )
 
 // TestNodeTells asks a daemon for its status and metrics, in a directory whose
@@ -144,6 +147,18 @@ func TestNodeTells(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("metrics lack %q:\n%s", want, text)
 		}
+	}
+}
+
+// TestLiveCollection: why a collection is not followed is told.
+func TestLiveCollection(t *testing.T) {
+	c := mirror.Collection{Collection: replica.Collection{Resource: schema.GroupVersionResource{Version: "v1", Resource: "services"}}, Complete: true, Version: 7}
+	if got := liveCollection(c); got.Error != "" || got.Name != "services.v1" || !got.Complete || got.Version != "7" {
+		t.Errorf("one that is followed: %+v", got)
+	}
+	c.Err = errors.New("services is forbidden")
+	if got := liveCollection(c); got.Error != "services is forbidden" {
+		t.Errorf("one that is not: %+v", got)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/mirror"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
 )
 
@@ -30,7 +31,8 @@ type Fault struct {
 const (
 	// FaultDisk: what the node learns is not on disk.
 	FaultDisk = "DiskError"
-	// FaultCache: something that a restart needs was never learned whole.
+	// FaultCache: something that a restart needs was never learned whole, or has not
+	// been kept up to date though the link is there.
 	FaultCache = "CacheIncomplete"
 	// FaultClock: the clock shows a time that cannot be.
 	FaultClock = "ClockUnset"
@@ -63,6 +65,9 @@ func (h *Hub) Faults() []Fault {
 		if len(missing) > 0 {
 			faults = append(faults, Fault{FaultCache, "not read whole yet: " + strings.Join(missing[:min(len(missing), 5)], ", ")})
 		}
+		if why := unfollowed(r.Collections); why != "" {
+			faults = append(faults, Fault{FaultCache, why})
+		}
 	}
 	if missing := h.local.tokensMissing(); len(missing) > 0 {
 		faults = append(faults, Fault{FaultCache, "no token is kept for pods " + strings.Join(missing[:min(len(missing), 5)], ", ") +
@@ -74,6 +79,32 @@ func (h *Hub) Faults() []Fault {
 		}
 	}
 	return slices.Clip(h.certificateFaults(faults))
+}
+
+// maxCause is how much of an error's text goes into a message.
+const maxCause = 250
+
+// unfollowed says which collections the node holds whole and no longer follows, in
+// words that stay the same for as long as that does; "": none.
+func unfollowed(collections []mirror.Collection) string {
+	var names []string
+	var first mirror.Collection
+	for _, c := range collections {
+		if !c.Complete || !c.Unfollowed {
+			continue
+		}
+		if len(names) == 0 || c.Failing.Before(first.Failing) {
+			first = c
+		}
+		names = append(names, c.Collection.String())
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	cause := first.Err.Error()
+	cause = strings.ToValidUTF8(cause[:min(len(cause), maxCause)], "")
+	return fmt.Sprintf("what the node holds grows old, for since %s it has not been able to follow %s: %s: %s", first.Failing.UTC().Format(time.RFC3339),
+		strings.Join(names[:min(len(names), 5)], ", "), first.Collection, cause)
 }
 
 // certificateFaults appends what the node's certificate says.
