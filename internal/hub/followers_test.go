@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +16,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	nodev1 "k8s.io/api/node/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -29,6 +30,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/pager"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
@@ -46,18 +48,25 @@ type follows struct {
 
 func coreREST(c *kubernetes.Clientset) rest.Interface      { return c.CoreV1().RESTClient() }
 func discoveryREST(c *kubernetes.Clientset) rest.Interface { return c.DiscoveryV1().RESTClient() }
+func networkREST(c *kubernetes.Clientset) rest.Interface   { return c.NetworkingV1().RESTClient() }
+func storageREST(c *kubernetes.Clientset) rest.Interface   { return c.StorageV1().RESTClient() }
+func nodeREST(c *kubernetes.Clientset) rest.Interface      { return c.NodeV1().RESTClient() }
 
 func aService() runtime.Object { return &corev1.Service{} }
 func aSlice() runtime.Object   { return &discoveryv1.EndpointSlice{} }
 
-// followed is what kubelet, kube-proxy and CoreDNS of 1.36 follow and a test of
-// some seconds can change.
+// followed is what kubelet, kube-proxy and CoreDNS of 1.36 follow of what the node
+// mirrors.
 var followed = []follows{
 	{CallerKubelet, "nodes", "", metav1.ListOptions{FieldSelector: "metadata.name=n1"}, func() runtime.Object { return &corev1.Node{} }, coreREST},
 	{CallerKubelet, "pods", "", metav1.ListOptions{FieldSelector: "spec.nodeName=n1"}, func() runtime.Object { return &corev1.Pod{} }, coreREST},
 	{CallerKubelet, "services", "", metav1.ListOptions{FieldSelector: "spec.clusterIP!=None"}, aService, coreREST},
 	{CallerKubelet, "secrets", "default", metav1.ListOptions{FieldSelector: "metadata.name=held"}, func() runtime.Object { return &corev1.Secret{} }, coreREST},
 	{CallerKubelet, "configmaps", "default", metav1.ListOptions{FieldSelector: "metadata.name=held"}, func() runtime.Object { return &corev1.ConfigMap{} }, coreREST},
+	{CallerKubelet, "configmaps", "default", metav1.ListOptions{FieldSelector: "metadata.name=" + rootBundle}, func() runtime.Object { return &corev1.ConfigMap{} }, coreREST},
+	{CallerKubelet, "csidrivers", "", metav1.ListOptions{}, func() runtime.Object { return &storagev1.CSIDriver{} }, storageREST},
+	{CallerKubelet, "runtimeclasses", "", metav1.ListOptions{}, func() runtime.Object { return &nodev1.RuntimeClass{} }, nodeREST},
+	{CallerKubeProxy, "servicecidrs", "", metav1.ListOptions{}, func() runtime.Object { return &networkingv1.ServiceCIDR{} }, networkREST},
 	{CallerKubeProxy, "services", "", metav1.ListOptions{LabelSelector: "!service.kubernetes.io/service-proxy-name", FieldSelector: "spec.clusterIP!=None"}, aService, coreREST},
 	{CallerKubeProxy, "endpointslices", "", metav1.ListOptions{LabelSelector: "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"}, aSlice, discoveryREST},
 	{CallerCoreDNS, "services", "", metav1.ListOptions{}, aService, coreREST},
@@ -82,7 +91,8 @@ type holding struct {
 	list func() []any
 }
 
-// held are the versions of what there is, less the slice that the hub makes up.
+// held are the versions of what there is, less the slice that the hub makes up; of a
+// Node, whose heartbeats are not followed, what else it says.
 func held(t *testing.T, objects []any) map[string]string {
 	t.Helper()
 	out := map[string]string{}
@@ -94,9 +104,23 @@ func held(t *testing.T, objects []any) map[string]string {
 		if _, slice := o.(*discoveryv1.EndpointSlice); slice && m.GetNamespace() == sliceNamespace && m.GetName() == sliceName {
 			continue
 		}
-		out[cache.ObjectName{Namespace: m.GetNamespace(), Name: m.GetName()}.String()] = string(m.GetUID()) + " at " + m.GetResourceVersion()
+		is := string(m.GetUID()) + " at " + m.GetResourceVersion()
+		if node, ok := o.(*corev1.Node); ok {
+			is = beyondHeartbeats(t, node)
+		}
+		out[cache.ObjectName{Namespace: m.GetNamespace(), Name: m.GetName()}.String()] = is
 	}
 	return out
+}
+
+func beyondHeartbeats(t *testing.T, node *corev1.Node) string {
+	t.Helper()
+	node = node.DeepCopy()
+	node.ResourceVersion, node.ManagedFields = "", nil
+	for i := range node.Status.Conditions {
+		node.Status.Conditions[i].LastHeartbeatTime.Reset()
+	}
+	return canonicalJSON(t, node)
 }
 
 // followAll follows every collection by client-go's reflector and by its shared
@@ -230,6 +254,16 @@ func (b *beside) stir(n int) {
 			_, err := core.Nodes().Patch(ctx, n, p, body, metav1.PatchOptions{})
 			return err
 		}, "n1")
+		b.heartbeat(t, time.Unix(rand.Int64N(1<<32), 0))
+		annotate(func(ctx context.Context, n string, p types.PatchType, body []byte) error {
+			_, err := core.ConfigMaps("default").Patch(ctx, n, p, body, metav1.PatchOptions{})
+			return err
+		}, rootBundle)
+		annotate(func(ctx context.Context, n string, p types.PatchType, body []byte) error {
+			_, err := b.admin.NetworkingV1().ServiceCIDRs().Patch(ctx, n, p, body, metav1.PatchOptions{})
+			return err
+		}, "kubernetes")
+		b.stirClasses(name, mark)
 		now := int64(0)
 		switch rand.N(3) {
 		case 0:
@@ -257,7 +291,30 @@ func (b *beside) stir(n int) {
 	}
 }
 
-// hold makes a Secret, a ConfigMap, and a pod of the node that refers to them.
+// stirClasses makes, changes or removes a RuntimeClass and a CSIDriver.
+func (b *beside) stirClasses(name string, mark []byte) {
+	t, ctx := b.t, b.t.Context()
+	t.Helper()
+	classes, drivers := b.admin.NodeV1().RuntimeClasses(), b.admin.StorageV1().CSIDrivers()
+	var errs [2]error
+	switch rand.N(3) {
+	case 0:
+		errs = [2]error{classes.Delete(ctx, name, metav1.DeleteOptions{}), drivers.Delete(ctx, name, metav1.DeleteOptions{})}
+	case 1:
+		_, errs[0] = classes.Patch(ctx, name, types.MergePatchType, mark, metav1.PatchOptions{})
+		_, errs[1] = drivers.Patch(ctx, name, types.MergePatchType, mark, metav1.PatchOptions{})
+	default:
+		_, errs[0] = classes.Create(ctx, &nodev1.RuntimeClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Handler: "runc"}, metav1.CreateOptions{})
+		_, errs[1] = drivers.Create(ctx, &storagev1.CSIDriver{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+	}
+	for _, err := range errs {
+		if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// hold makes a Secret, ConfigMaps, and a pod of the node that refers to them.
 func (b *beside) hold() {
 	b.t.Helper()
 	held := metav1.ObjectMeta{Name: "held"}
@@ -265,13 +322,18 @@ func (b *beside) hold() {
 	if err == nil {
 		_, err = b.admin.CoreV1().ConfigMaps("default").Create(b.t.Context(), &corev1.ConfigMap{ObjectMeta: held}, metav1.CreateOptions{})
 	}
+	if err == nil {
+		_, err = b.admin.CoreV1().ConfigMaps("default").Create(b.t.Context(), &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Name: rootBundle}, Data: map[string]string{"ca.crt": "cluster authority\n"},
+		}, metav1.CreateOptions{})
+	}
 	if err != nil {
 		b.t.Fatal(err)
 	}
 	b.heldPod("always")
 }
 
-// heldPod makes a pod of the node that refers to the Secret and the ConfigMap.
+// heldPod makes a pod of the node that refers to the Secret and the ConfigMaps.
 func (b *beside) heldPod(name string) {
 	b.t.Helper()
 	held := corev1.LocalObjectReference{Name: "held"}
@@ -279,6 +341,7 @@ func (b *beside) heldPod(name string) {
 		ObjectMeta: metav1.ObjectMeta{Name: name},
 		Spec: corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i", EnvFrom: []corev1.EnvFromSource{
 			{SecretRef: &corev1.SecretEnvSource{LocalObjectReference: held}}, {ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: held}},
+			{ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: rootBundle}}},
 		}}}},
 	}, metav1.CreateOptions{})
 	if err != nil && !apierrors.IsAlreadyExists(err) {
@@ -307,6 +370,7 @@ func TestFollowersBesideApiserver(t *testing.T) {
 	b.agree("at first", all)
 	b.stir(10)
 	b.agree("after changes", all)
+	b.pages()
 	old, err := b.admin.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -382,35 +446,78 @@ func (b *beside) compact() {
 	}
 }
 
+// pages: lists in pages hold the same as the apiserver's, of all that is followed, in
+// both encodings.
+func (b *beside) pages() {
+	t := b.t
+	t.Helper()
+	paged := 0 // lists of more than one page
+	for _, f := range followed {
+		for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
+			theirs, err := kubernetes.NewForConfig(b.direct(media))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all [2]map[string]string
+			for i, client := range []*kubernetes.Clientset{b.client(t, f.caller, media), theirs} {
+				pages := 0
+				p := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+					pages++
+					return f.listWatch(client).ListWithContext(ctx, o)
+				})
+				p.PageSize = 3
+				var items []any
+				if err := p.EachListItem(t.Context(), metav1.ListOptions{}, func(o runtime.Object) error { items = append(items, o); return nil }); err != nil {
+					t.Errorf("%s, %s: %v", f, media, err)
+				}
+				all[i] = held(t, items)
+				if pages > 1 && i == 0 {
+					paged++
+				}
+			}
+			if d := cmp.Diff(all[1], all[0]); d != "" {
+				t.Errorf("%s, %s, in pages: apiserver - hub +\n%s", f, media, d)
+			}
+		}
+	}
+	if paged < 6 {
+		t.Errorf("%d lists had more than one page", paged)
+	}
+}
+
 // gone: to go on from a version that nobody has any more is answered with 410, by a
-// list's next page as by a watch, in both encodings; never with silence.
+// list of just that version as by a watch, in both encodings, never with silence; by
+// the hub as by the apiserver.
 func (b *beside) gone(version string) {
 	t := b.t
 	t.Helper()
 	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
-		client, err := kubernetes.NewForConfig(b.config(CallerKubeProxy, media))
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		w, err := client.CoreV1().Services("").Watch(ctx, metav1.ListOptions{ResourceVersion: version})
-		if err == nil {
-			e := <-w.ResultChan()
-			w.Stop()
-			if e.Type != watch.Error {
-				t.Errorf("%s: a watch from %s begins with %v", media, version, e)
-			} else {
-				err = apierrors.FromObject(e.Object)
+		for who, config := range map[string]*rest.Config{"hub": b.config(CallerKubeProxy, media), "apiserver": b.direct(media)} {
+			client, err := kubernetes.NewForConfig(config)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			w, err := client.CoreV1().Services("").Watch(ctx, metav1.ListOptions{ResourceVersion: version})
+			if err == nil {
+				e := <-w.ResultChan()
+				w.Stop()
+				if e.Type != watch.Error {
+					t.Errorf("%s, %s: a watch from %s begins with %v", who, media, version, e)
+				} else {
+					err = apierrors.FromObject(e.Object)
+				}
+			}
+			cancel()
+			if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
+				t.Errorf("%s, %s: a watch from %s: %v", who, media, version, err)
+			}
+			_, err = client.CoreV1().Services("").List(t.Context(), metav1.ListOptions{
+				ResourceVersion: version, ResourceVersionMatch: metav1.ResourceVersionMatchExact,
+			})
+			if !apierrors.IsResourceExpired(err) {
+				t.Errorf("%s, %s: a list at exactly %s: %v", who, media, version, err)
 			}
 		}
-		cancel()
-		if !apierrors.IsResourceExpired(err) && !apierrors.IsGone(err) {
-			t.Errorf("%s: a watch from %s: %v", media, version, err)
-		}
-	}
-	raw := &rig{t: t, local: b.local, address: b.address}
-	resp, body := raw.get(CallerKubeProxy, "/api/v1/services?resourceVersionMatch=Exact&resourceVersion="+version)
-	if resp.StatusCode != http.StatusGone || !strings.Contains(body, "Expired") {
-		t.Errorf("a list at exactly %s: %s %s", version, resp.Status, body)
 	}
 }

@@ -34,12 +34,14 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
-	"k8s.io/client-go/tools/pager"
 	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/controllers/apitest"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
+
+// besideCA stands for the node's own authority in the bundles of its pods.
+const besideCA = "node authority"
 
 // beside is a hub beside the real apiserver it mirrors.
 type beside struct {
@@ -49,6 +51,7 @@ type beside struct {
 	local   *authority
 	dir     string
 	cut     atomic.Bool
+	flows   atomic.Pointer[chan struct{}] // closed while what the apiserver sends arrives
 	hub     *Hub
 	address string
 	stop    func()
@@ -61,6 +64,7 @@ func newBeside(t *testing.T) *beside {
 		t.Skip("needs a real apiserver; run make test-autonomy")
 	}
 	b := &beside{t: t, local: newAuthority(t, "local"), dir: t.TempDir(), conns: make(chan net.Conn, 1024)}
+	b.stall()()
 	// On a machine that is busy its parts may give each other up once.
 	var api *apitest.Server
 	for again := true; api == nil; again = false {
@@ -150,15 +154,17 @@ func (b *beside) startAt(address string) {
 				return nil, fmt.Errorf("the link is cut")
 			}
 			c, err := new(net.Dialer).DialContext(ctx, "tcp", at.Host)
-			if err == nil {
-				b.conns <- c
+			if err != nil {
+				return nil, err
 			}
-			return c, err
+			slow := &stallable{Conn: c, flows: &b.flows, closed: make(chan struct{})}
+			b.conns <- slow
+			return slow, nil
 		},
 		UpstreamCA: b.api.CA.Pool(), UpstreamServerName: "localhost",
 		NodeCertificate: certificate("system:node:n1", "system:nodes"), HubCertificate: certificate("edge:hub:n1", "edge:hubs"),
 		KubernetesEndpoint: netip.MustParseAddrPort("169.254.20.11:443"),
-		DataDir:            b.dir, RootCA: "node authority",
+		DataDir:            b.dir, RootCA: besideCA,
 		PodCertificate: func() (*tls.Certificate, error) { return serving, nil },
 		Logger:         slog.New(slog.DiscardHandler),
 	})
@@ -194,6 +200,36 @@ func (b *beside) setCut(cut bool) {
 	b.hub.Link().Session(!cut)
 }
 
+// stall keeps from the hub what the apiserver sends until the link flows again; it is
+// there all the while, until somebody has waited for it too long.
+func (b *beside) stall() (flow func()) {
+	stalled := make(chan struct{})
+	b.flows.Store(&stalled)
+	return func() { close(stalled) }
+}
+
+// stallable is a connection to the apiserver.
+type stallable struct {
+	net.Conn
+	flows  *atomic.Pointer[chan struct{}]
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *stallable) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	select {
+	case <-*c.flows.Load():
+	case <-c.closed:
+	}
+	return n, err
+}
+
+func (c *stallable) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
 // config is a component's way to the hub, or the admin's to the apiserver.
 func (b *beside) config(c Caller, media string) *rest.Config {
 	b.t.Helper()
@@ -216,57 +252,6 @@ type seenEvent struct {
 	Type, Key, Version string
 	// Object in full, in JSON, so that both encodings compare.
 	Object string
-}
-
-// difference is one way in which hub and apiserver are allowed to differ.
-type difference struct {
-	name string
-	hide func([]seenEvent) []seenEvent
-}
-
-// differences are all there are. Each is shown to be there, alone, by
-// TestEachDifference.
-var differences = []difference{
-	{"managedFields are dropped at ingest", func(events []seenEvent) []seenEvent {
-		return edited(events, func(e *seenEvent) {
-			var o map[string]any
-			if json.Unmarshal([]byte(e.Object), &o) != nil {
-				return
-			}
-			if m, ok := o["metadata"].(map[string]any); ok {
-				delete(m, "managedFields")
-			}
-			b, err := json.Marshal(o)
-			if err == nil {
-				e.Object = string(b)
-			}
-		})
-	}},
-	{"bookmarks come when they come, at the collection's version", func(events []seenEvent) []seenEvent {
-		return slices.DeleteFunc(edited(events, func(*seenEvent) {}), func(e seenEvent) bool { return e.Type == "BOOKMARK" })
-	}},
-	{"default/kubernetes names the node", func(events []seenEvent) []seenEvent {
-		return slices.DeleteFunc(edited(events, func(*seenEvent) {}), func(e seenEvent) bool {
-			return e.Key == "default/kubernetes" && strings.Contains(e.Object, `"addressType"`)
-		})
-	}},
-}
-
-func edited(events []seenEvent, edit func(*seenEvent)) []seenEvent {
-	out := slices.Clone(events)
-	for i := range out {
-		edit(&out[i])
-	}
-	return out
-}
-
-func hide(events []seenEvent, but string) []seenEvent {
-	for _, d := range differences {
-		if d.name != but {
-			events = d.hide(events)
-		}
-	}
-	return events
 }
 
 // collect watches until an object named end was added. It returns what came, and
@@ -443,12 +428,23 @@ func TestSameEvents(t *testing.T) {
 	opening.Wait() // all begin with the same
 	b.churn(80)
 	b.end(end)
+	all := make([]result, len(watches))
+	for i := range watches {
+		all[i] = <-results[i]
+	}
+	now := b.version()
 	for i, w := range watches {
-		r := <-results[i]
+		r := all[i]
 		if r.err != nil {
 			t.Error(r.err)
 			continue
 		}
+		least := 0
+		if w.options.SendInitialEvents != nil {
+			least = 1
+		}
+		checkBookmarks(t, w.name+", hub", r.ours, w.options.AllowWatchBookmarks, least, now)
+		checkBookmarks(t, w.name+", apiserver", r.theirs, w.options.AllowWatchBookmarks, least, now)
 		// Initial events may come in any order; what follows may not.
 		ours, theirs := sortInitial(hide(r.ours, "")), sortInitial(hide(r.theirs, ""))
 		if d := cmp.Diff(theirs, ours); d != "" {
@@ -459,59 +455,10 @@ func TestSameEvents(t *testing.T) {
 		}
 	}
 
-	// Each of the differences is there, and hides nothing but itself.
-	ours, err := kubernetes.NewForConfig(b.config(CallerKubeProxy, wire.MediaJSON))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The apiserver's version goes on with whatever changes.
-	if _, err := b.admin.CoreV1().ConfigMaps("default").Create(t.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "c"}}, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
+	t.Run("bookmarks", b.bookmarks)
 	for _, d := range differences {
-		slicesOf := strings.Contains(d.name, "default/kubernetes")
-		open := func(c *kubernetes.Clientset, o metav1.ListOptions) (watch.Interface, error) {
-			if slicesOf {
-				return c.DiscoveryV1().EndpointSlices("").Watch(t.Context(), o)
-			}
-			return c.CoreV1().Services("").Watch(t.Context(), o)
-		}
-		o := metav1.ListOptions{SendInitialEvents: ptr.To(true), ResourceVersionMatch: metav1.ResourceVersionMatchNotOlderThan, AllowWatchBookmarks: true}
-		var all [2][]seenEvent
-		for i, c := range []*kubernetes.Clientset{ours, b.admin} {
-			w, err := open(c, o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			all[i] = initialOf(t, w)
-		}
-		if cmp.Equal(sortInitial(hide(all[0], d.name)), sortInitial(hide(all[1], d.name))) {
-			t.Errorf("%q is no difference: nothing need be hidden for it", d.name)
-		}
-		if diff := cmp.Diff(sortInitial(hide(all[1], "")), sortInitial(hide(all[0], ""))); diff != "" {
-			t.Errorf("%q hidden: %s", d.name, diff)
-		}
+		t.Run(d.name, func(t *testing.T) { b.shows(t, d) })
 	}
-	t.Run("pages", b.pages)
-}
-
-// initialOf are the events up to the bookmark that ends the initial ones.
-func initialOf(t *testing.T, w watch.Interface) []seenEvent {
-	t.Helper()
-	defer w.Stop()
-	var events []seenEvent
-	for e := range w.ResultChan() {
-		m, err := meta.Accessor(e.Object)
-		if err != nil {
-			t.Fatal(e.Object)
-		}
-		events = append(events, seenEvent{string(e.Type), m.GetNamespace() + "/" + m.GetName(), m.GetResourceVersion(), canonicalJSON(t, m)})
-		if e.Type == watch.Bookmark && m.GetAnnotations()[metav1.InitialEventsAnnotationKey] == "true" {
-			return events
-		}
-	}
-	t.Fatalf("the watch ended after %d events", len(events))
-	return nil
 }
 
 // sortInitial orders the run of ADDED events that a watch may begin with.
@@ -523,34 +470,6 @@ func sortInitial(events []seenEvent) []seenEvent {
 	}
 	slices.SortFunc(events[:n], func(a, b seenEvent) int { return strings.Compare(a.Key+" "+a.Version, b.Key+" "+b.Version) })
 	return events
-}
-
-// pages: lists in chunks hold the same as the apiserver's.
-func (b *beside) pages(t *testing.T) {
-	for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
-		var all [2]map[string]string
-		for i, config := range []*rest.Config{b.config(CallerCoreDNS, media), b.direct(media)} {
-			client, err := kubernetes.NewForConfig(config)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p := pager.New(func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-				return client.CoreV1().Services("").List(ctx, o)
-			})
-			p.PageSize = 3
-			all[i] = map[string]string{}
-			if err := p.EachListItem(t.Context(), metav1.ListOptions{LabelSelector: "app"}, func(o runtime.Object) error {
-				s := o.(*corev1.Service)
-				all[i][s.Namespace+"/"+s.Name] = s.ResourceVersion
-				return nil
-			}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if d := cmp.Diff(all[1], all[0]); d != "" || len(all[0]) < 3 {
-			t.Errorf("%s: %d items; apiserver - hub +\n%s", media, len(all[0]), d)
-		}
-	}
 }
 
 // TestReflectorsBesideApiserver: client-go's reflectors end with what the

@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	nodev1 "k8s.io/api/node/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -138,6 +140,10 @@ func (b *beside) mark(mark string) {
 		"node":      second(core.Nodes().Patch(ctx, "n1", types.MergePatchType, patch, none)),
 		"secret":    second(core.Secrets("default").Patch(ctx, "held", types.MergePatchType, patch, none)),
 		"configmap": second(core.ConfigMaps("default").Patch(ctx, "held", types.MergePatchType, patch, none)),
+		"bundle":    second(core.ConfigMaps("default").Patch(ctx, rootBundle, types.MergePatchType, patch, none)),
+		"addresses": second(b.admin.NetworkingV1().ServiceCIDRs().Patch(ctx, "kubernetes", types.MergePatchType, patch, none)),
+		"driver":    second(b.admin.StorageV1().CSIDrivers().Create(ctx, &storagev1.CSIDriver{ObjectMeta: named}, metav1.CreateOptions{})),
+		"class":     second(b.admin.NodeV1().RuntimeClasses().Create(ctx, &nodev1.RuntimeClass{ObjectMeta: named, Handler: "runc"}, metav1.CreateOptions{})),
 		"pod":       second(core.Pods("default").Patch(ctx, "always", types.MergePatchType, patch, none)),
 		"namespace": second(core.Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: named}, metav1.CreateOptions{})),
 		"service": second(core.Services("default").Create(ctx, &corev1.Service{
