@@ -4,6 +4,7 @@ package autonomy
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -279,6 +280,9 @@ func TestCutNode(t *testing.T) {
 	t.Run("nothing restarts that is restarted around it", func(t *testing.T) { l.restarts(t, running) })
 	t.Run("the cloud leaves its pods as they are", func(t *testing.T) { l.lives(t, cut, before, running) })
 	t.Run("a container that dies comes back", l.dies)
+	if full() {
+		t.Run("its tokens have ended", l.tokensEnd)
+	}
 	t.Run("the node reboots", l.reboots)
 	t.Run("the link is back", func(t *testing.T) { l.converges(t, before) })
 
@@ -320,13 +324,39 @@ func (l *lab) dies(t *testing.T) {
 func (l *lab) holds(t *testing.T) {
 	t.Helper()
 	for pid := range l.servers(t) {
-		for what, want := range map[string]string{"environ": "WORD=" + l.word, "root/settings/setting": "on", "root/var/run/secrets/kubernetes.io/serviceaccount/token": ".", "root/short/token": "."} {
+		for what, holds := range map[string]func(string) error{
+			"environ": l.hasWord,
+			"root/settings/setting": func(is string) error {
+				if is != "on" {
+					return fmt.Errorf("it is %q", is)
+				}
+				return nil
+			},
+			"root/var/run/secrets/kubernetes.io/serviceaccount/token": isToken, "root/short/token": isToken,
+		} {
 			res := l.AsRoot(t, "cat", filepath.Join("/proc", pid, what))
-			if res.Err != nil || !strings.Contains(res.Stdout, want) {
-				t.Errorf("%s of container %s: %v %s", what, pid, res.Err, res.Stderr)
+			err := res.Err
+			if err == nil {
+				err = holds(res.Stdout)
+			}
+			if err != nil {
+				t.Errorf("%s of container %s: %v %s", what, pid, err, res.Stderr)
 			}
 		}
 	}
+}
+
+// hasWord: the environment of a process has the Secret's value.
+func (l *lab) hasWord(environ string) error {
+	if !slices.Contains(strings.Split(environ, "\x00"), "WORD="+l.word) {
+		return errors.New("WORD is not " + l.word)
+	}
+	return nil
+}
+
+func isToken(content string) error {
+	_, err := tokenEnd(content)
+	return err
 }
 
 // reboots: everything that ran is gone, and comes back without the cloud.

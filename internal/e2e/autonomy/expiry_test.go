@@ -136,22 +136,50 @@ func (l *lab) certificate(t *testing.T, file string) *x509.Certificate {
 	return certs[0]
 }
 
+// tokens are when the tokens of each container's volume "short" end.
+func (l *lab) tokens(t *testing.T) (map[string]time.Time, error) {
+	t.Helper()
+	ends := map[string]time.Time{}
+	for pid := range l.servers(t) {
+		token, err := os.ReadFile(filepath.Join("/proc", pid, "root/short/token"))
+		if err != nil {
+			return nil, err
+		}
+		if ends[pid], err = tokenEnd(string(token)); err != nil {
+			return nil, fmt.Errorf("token of container %s: %w", pid, err)
+		}
+	}
+	return ends, nil
+}
+
+// tokensEnd: every container's token of ten minutes has ended, so that a reboot that
+// follows has none that is good. A cut of less than that shows nothing here: it is
+// TestTokensThroughACut of the hub that has a clock to set.
+func (l *lab) tokensEnd(t *testing.T) {
+	t.Helper()
+	ends, err := l.tokens(t)
+	if err != nil || len(ends) != l.want {
+		t.Fatalf("tokens of %d containers: %v", len(ends), err)
+	}
+	for pid, end := range ends {
+		if !time.Now().After(end) {
+			t.Errorf("the token of container %s is good until %s", pid, end)
+		}
+	}
+}
+
 // freshTokens waits until every container has a token that is good: after a cut
 // that was longer than a token's life the kubelet puts a new one in its place.
 func (l *lab) freshTokens(t *testing.T) {
 	t.Helper()
 	took := rig.Eventually(t, 4*time.Minute, "every container has a token that has not ended", func() error {
-		for pid := range l.servers(t) {
-			token, err := os.ReadFile(filepath.Join("/proc", pid, "root/short/token"))
-			if err != nil {
-				return err
-			}
-			end, err := tokenEnd(string(token))
-			if err == nil && time.Now().After(end) {
-				err = fmt.Errorf("it ended at %s", end)
-			}
-			if err != nil {
-				return fmt.Errorf("token of container %s: %w", pid, err)
+		ends, err := l.tokens(t)
+		if err != nil {
+			return err
+		}
+		for pid, end := range ends {
+			if time.Now().After(end) {
+				return fmt.Errorf("the token of container %s ended at %s", pid, end)
 			}
 		}
 		return nil
@@ -174,6 +202,9 @@ func tokenEnd(token string) (time.Time, error) {
 	}
 	if err := json.Unmarshal(raw, &claims); err != nil {
 		return time.Time{}, err
+	}
+	if claims.Exp == 0 {
+		return time.Time{}, errors.New("a token without an end")
 	}
 	return time.Unix(claims.Exp, 0), nil
 }
