@@ -10,6 +10,10 @@
 //	   └──────────┴────────────────────────────────────────────────┘
 //	  (while the link is cut)
 //
+// While an apiserver answers and cannot do what it should, the streams of a node share
+// their trials (see trialEvery). What is not followed for two minutes of a link that is
+// there is told by Collections: what the node holds of it is served, and grows old.
+//
 // Listing anew is pages of a list where there may be many objects (see Bytes), and
 // a watch with sendInitialEvents where there are few, or pages where that is
 // refused. Nothing of it is shown until all of it has come: complete, objects

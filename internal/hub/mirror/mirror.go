@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -31,9 +30,6 @@ const (
 	// again, and requests for it go through to hear why. The Node authorizer
 	// learns of a new pod within about a second.
 	refusedFor = time.Second
-	// reconnectSpread is within what time streams begin again once the link is
-	// back: of all nodes of a gateway that has restarted, and all their streams.
-	reconnectSpread = 500 * time.Millisecond
 )
 
 // Store is what the mirror needs of the store. See store.Store.
@@ -218,117 +214,6 @@ func (m *Mirror) awaitSweep(ctx context.Context, due time.Duration) bool {
 		return false
 	}
 	return true
-}
-
-// SetLink says whether the apiserver can be reached. Streams begin as soon as it
-// can, and are not tried while it cannot.
-func (m *Mirror) SetLink(online bool, now time.Time) {
-	m.Cache.SetLink(online, now)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if online == m.online {
-		return
-	}
-	m.online, m.since = online, now
-	m.lastTrial = time.Time{} // whoever waited for one begins anew
-	if online {
-		m.parted = make(chan struct{})
-		close(m.connected)
-	} else {
-		m.connected = make(chan struct{})
-		close(m.parted)
-	}
-}
-
-// onlineSince is since when the link has been there; zero while it is cut.
-func (m *Mirror) onlineSince() time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !m.online {
-		return time.Time{}
-	}
-	return m.since
-}
-
-// awaitLink waits until the link is there, and returns what is closed when it goes
-// again. A false return is the end of ctx.
-func (m *Mirror) awaitLink(ctx context.Context) (parted <-chan struct{}, ok bool) {
-	for {
-		m.mu.Lock()
-		online, connected, parted := m.online, m.connected, m.parted
-		m.mu.Unlock()
-		if online {
-			return parted, ctx.Err() == nil
-		}
-		select {
-		case <-connected:
-			if !m.wait(ctx, rand.N(reconnectSpread)) {
-				return nil, false
-			}
-		case <-ctx.Done():
-			return nil, false
-		}
-	}
-}
-
-// wait pauses; false once ctx is done.
-func (m *Mirror) wait(ctx context.Context, d time.Duration) bool {
-	t := m.clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// pause is the wait after a failure. It ends sooner when the link goes, for its return
-// is waited for then, and when an apiserver that was unwell has answered. False once
-// ctx is done.
-func (m *Mirror) pause(ctx context.Context, d time.Duration, parted, answered <-chan struct{}) bool {
-	began := m.clock.Now()
-	t := m.clock.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C():
-		return true
-	case <-answered:
-		return m.wait(ctx, rand.N(reconnectSpread))
-	case <-parted:
-		return m.wait(ctx, min(d-m.clock.Since(began), upTo(returnWithin)))
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// upTo is a time by chance: d, or up to half of it less.
-func upTo(d time.Duration) time.Duration { return d - rand.N(d/2) }
-
-// trial is how long a stream waits for its turn to try whether an apiserver that is
-// unwell has recovered, and what is closed when another has found that it has: see
-// trialEvery.
-func (m *Mirror) trial() (time.Duration, <-chan struct{}) {
-	now := m.clock.Now()
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.lastTrial.Before(now) {
-		m.lastTrial = now
-	}
-	m.lastTrial = m.lastTrial.Add(upTo(trialEvery))
-	return m.lastTrial.Sub(now), m.answered
-}
-
-// well wakes whoever waits for a trial: the apiserver has answered.
-func (m *Mirror) well() {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.lastTrial.IsZero() {
-		return // nobody does
-	}
-	m.lastTrial = time.Time{}
-	close(m.answered)
-	m.answered = make(chan struct{})
 }
 
 // Cover implements replica.Replica: it begins to mirror what is mirrored by name.

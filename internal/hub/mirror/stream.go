@@ -46,17 +46,6 @@ const (
 	// be the next time: to read it more often is not worth a metered link's bytes.
 	backoffFirst = 200 * time.Millisecond
 	backoffLast  = 30 * time.Second
-	// trialEvery bounds the time between two trials of a node while its apiserver is
-	// there and unwell (its etcd is being restored, it starts, it has too much to do),
-	// once the first ones have failed: half of it at least. All streams that fail
-	// share the trials, and the first that gets an answer wakes the others. So a node
-	// goes on 5 s and reconnectSpread after its apiserver does at the latest, which
-	// hears of a thousand nodes with twenty streams each some 270 requests a second
-	// until then. Each stream by itself would have to ask as often: 5300 a second.
-	trialEvery = 5 * time.Second
-	// returnWithin bounds the wait after a failure once the link has been cut and is
-	// there again: a link that flaps is no reason to stay behind when it has ceased to.
-	returnWithin = 5 * time.Second
 	// steadyAfter is how long a watch lasts that nothing is wrong with, though no
 	// event has come: one that cannot go on ends as soon as it has begun.
 	steadyAfter = 30 * time.Second
