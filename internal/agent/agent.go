@@ -301,7 +301,8 @@ func (a *Agent) Beat() {
 // DialAPIServer opens a connection to the apiserver through the session. Without
 // one it waits for it if it was lost in the last few seconds, and fails with
 // ErrNotConnected otherwise. Once connected it takes no longer than
-// tunnel.GatewayDialTimeout. The connection has CloseWrite.
+// tunnel.GatewayDialTimeout. The connection is a tunnel.Stream with a method Stalls,
+// which returns what watches over its session's.
 func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
 	c, err := a.dialAPIServer(ctx)
 	a.counters.dialled(tunnel.KindAPIServer, err)
@@ -326,14 +327,19 @@ func (a *Agent) dialAPIServer(ctx context.Context) (net.Conn, error) {
 		s.streams.Done()
 		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
 	}
-	return &countedStream{Stream: d, done: sync.OnceFunc(s.streams.Done)}, nil
+	return &countedStream{Stream: d, stalls: s.stalls, done: sync.OnceFunc(s.streams.Done)}, nil
 }
 
 // countedStream tells its session when it is over.
 type countedStream struct {
 	tunnel.Stream
-	done func()
+	stalls *tunnel.Stalls
+	done   func()
 }
+
+// Stalls looks after the streams of its session: whoever copies from it to
+// somebody who may not read must do so under its watch (see tunnel.SpliceOptions).
+func (c *countedStream) Stalls() *tunnel.Stalls { return c.stalls }
 
 // Close implements net.Conn.
 func (c *countedStream) Close() error {

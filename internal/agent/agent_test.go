@@ -165,6 +165,55 @@ func TestDialDecisions(t *testing.T) {
 	}
 }
 
+// pipeStream is a stream over a pipe.
+type pipeStream struct{ *tunneltest.PipeConn }
+
+func (s pipeStream) Reset(tunnel.ResetCode) { s.Close() }
+func (pipeStream) SetUrgency(int8)          {}
+func (pipeStream) SetBulk(bool)             {}
+
+// oneStream is a session that opens one stream.
+type oneStream struct {
+	nullSession
+	stream tunnel.Stream
+}
+
+func (s oneStream) Open() (tunnel.Stream, error) { return s.stream, nil }
+
+// TestDialledStreamIsWatched: whoever carries a connection over a dialled stream can
+// have it watched with all that the gateway has opened on the session.
+func TestDialledStreamIsWatched(t *testing.T) {
+	near, far := tunneltest.Pipe()
+	go func() {
+		gateway := pipeStream{far}
+		_, err := tunnel.AcceptDial(gateway)
+		if err == nil {
+			err = tunnel.Respond(gateway, tunnel.Response{Status: tunnel.StatusOK})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	a, err := New(config(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{sess: &link{Session: oneStream{stream: pipeStream{near}}}, stalls: tunnel.NewStalls(tunnel.AgentStallLimit, nil)}
+	a.session = s
+	c, err := a.DialAPIServer(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	watched, ok := c.(interface {
+		tunnel.Stream
+		Stalls() *tunnel.Stalls
+	})
+	if !ok || watched.Stalls() != s.stalls {
+		t.Errorf("%T is not watched with its session's streams", c)
+	}
+}
+
 func TestEnrollConfig(t *testing.T) {
 	for name, cfg := range map[string]EnrollConfig{
 		"no gateways": {CAPin: "x"},
