@@ -21,6 +21,8 @@ type Live struct {
 	Certificates []LiveCertificate `json:"certificates,omitempty"`
 	// Traffic with the apiserver since the daemon began.
 	Traffic LiveTraffic `json:"traffic"`
+	// Pods' connections to the apiserver.
+	Pods LivePods `json:"pods"`
 	// Tunnel is what carries the link; nil before the daemon has one.
 	Tunnel *LiveTunnel `json:"tunnel,omitempty"`
 	// ReplicaBytes are those of answers that came for the replica.
@@ -65,6 +67,13 @@ type LiveDials struct {
 type LiveTraffic struct {
 	Sent     int64 `json:"sent"`
 	Received int64 `json:"received"`
+}
+
+// LivePods counts connections of pods to the apiserver: those that are open, and
+// those that were refused since the daemon began because too many were.
+type LivePods struct {
+	Open    int    `json:"open"`
+	Refused uint64 `json:"refused"`
 }
 
 // LiveCollection is one part of the node's replica of the API.
@@ -117,6 +126,12 @@ func writeMetrics(w io.Writer, node string, l Live) error {
 	metric("edge_node_apiserver_bytes_total", "counter", "Bytes of TLS exchanged with the apiserver.", func(add func(string, any)) {
 		add(label("direction", "sent"), l.Traffic.Sent)
 		add(label("direction", "received"), l.Traffic.Received)
+	})
+	metric("edge_node_pod_connections", "gauge", "Connections of pods to the apiserver.", func(add func(string, any)) {
+		add(label(), l.Pods.Open)
+	})
+	metric("edge_node_pod_connections_refused_total", "counter", "Connections of pods to the apiserver that were refused because too many were open.", func(add func(string, any)) {
+		add(label(), l.Pods.Refused)
 	})
 	metric("edge_node_replica_bytes_total", "counter", "Bytes of answers that came for a collection of the replica.", func(add func(string, any)) {
 		for _, c := range l.Collections {

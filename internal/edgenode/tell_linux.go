@@ -154,7 +154,7 @@ func tunnelFigures(f agent.Figures) *LiveTunnel {
 // live is what the node's daemon knows now.
 func (n *node) live(h *hub.Hub) Live {
 	link := h.LinkState()
-	l := Live{Link: LiveLink{Online: link.Online, Since: link.Since, Reason: link.Reason}, Traffic: LiveTraffic(h.Traffic())}
+	l := Live{Link: LiveLink{Online: link.Online, Since: link.Since, Reason: link.Reason}, Traffic: LiveTraffic(h.Traffic()), Pods: LivePods(h.PodConnections())}
 	if a := n.agent.Load(); a != nil {
 		figures := a.Figures()
 		l.Tunnel = tunnelFigures(figures)

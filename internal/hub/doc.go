@@ -47,7 +47,8 @@
 //	list.go, watch.go        rewriting of lists and watch streams
 //	operator.go     logs, exec and the like of the node's pods for an operator on it
 //	faults.go       what would keep the node from being without its cluster
-//	passthrough.go  ServePods;  codec/ how objects look as bytes
+//	passthrough.go  ServePods;  podconns.go how many connections pods may have
+//	codec/          how objects look as bytes
 //
 // # Resource versions of the synthetic slice
 //

@@ -139,6 +139,7 @@ type Hub struct {
 	clock     clock.WithDelayedExecution
 	synthetic syntheticSlice
 	carried   *traffic
+	pods      *podConnections
 	upstreams map[identity]*upstream
 	local     *local // nil without Config.Local and DataDir
 	data      *data  // nil without Config.DataDir
@@ -161,6 +162,7 @@ func New(config Config) (*Hub, error) {
 		clock:     config.Clock,
 		synthetic: newSyntheticSlice(config.KubernetesEndpoint),
 		carried:   &traffic{},
+		pods:      newPodConnections(config.Logger, config.Clock),
 	}
 	h.config.DialUpstream = h.carried.counted(config.DialUpstream)
 	h.upstreams = map[identity]*upstream{

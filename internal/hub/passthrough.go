@@ -4,27 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"time"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
-const (
-	// maxPodConnections bounds what pods can make the hub hold. A pod's client
-	// keeps one connection; a node has at most a few hundred pods.
-	maxPodConnections = 4096
-	// acceptPause after a failed accept (file descriptors ran out) keeps the
-	// loop from spinning.
-	acceptPause = 100 * time.Millisecond
-)
+// acceptPause after a failed accept (file descriptors ran out) keeps the loop
+// from spinning.
+const acceptPause = 100 * time.Millisecond
 
 // ServePods carries every connection of the listener to the apiserver and back,
 // byte for byte: pods speak TLS with the apiserver itself and show it their own
 // tokens. An end of stream in one direction is passed on while the other goes on
 // (half-close); a failure in either resets both, so that a break never looks
 // like an end. Where the tunnel is down the pod is answered by the node itself
-// (see podServer), or, where that is not set up, reset at once.
+// (see podServer), or, where that is not set up, reset at once. So is what is too
+// much (see podConnections), and what nobody reads while others need what it holds
+// (see tunnel.Stalls).
 //
 // It returns nil once ctx is done, with listener and every connection closed.
 func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
@@ -47,7 +45,6 @@ func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
 		})
 	}
 	defer cancel()
-	room := make(chan struct{}, maxPodConnections)
 	for {
 		pod, err := listener.Accept()
 		if ctx.Err() != nil {
@@ -66,17 +63,9 @@ func (h *Hub) ServePods(ctx context.Context, listener net.Listener) error {
 			}
 			continue
 		}
-		select {
-		case room <- struct{}{}:
-		default:
-			h.log.Warn("refused a pod's connection: too many are open", "limit", maxPodConnections, "remote", pod.RemoteAddr().String())
-			reset(pod)
-			continue
+		if pod, ok := h.pods.admit(pod); ok {
+			connections.Go(func() { h.carry(ctx, pod, here) })
 		}
-		connections.Go(func() {
-			defer func() { <-room }()
-			h.carry(ctx, pod, here)
-		})
 	}
 }
 
@@ -97,6 +86,7 @@ func (h *Hub) pause(ctx context.Context, d time.Duration) bool {
 // have ended or ctx is done. Where there is none to be had it is handed over to
 // be answered here, if anybody does.
 func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
+	carrying := ctx
 	if here != nil {
 		online, ok := h.local.link.Online()
 		if !ok {
@@ -104,61 +94,33 @@ func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
 			return
 		}
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
+		carrying, cancel = context.WithCancel(ctx)
 		defer cancel()
 		// What goes over a link that is cut is over.
 		defer context.AfterFunc(online, cancel)()
 	}
-	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
+	dialing, cancel := context.WithTimeout(carrying, dialTimeout)
 	upstream, err := h.config.DialUpstream(dialing)
 	cancel()
 	if err != nil {
-		h.log.Debug("carry a pod's connection", "remote", pod.RemoteAddr().String(), "error", err)
+		h.log.Debug("dial the apiserver for a pod", "remote", pod.RemoteAddr().String(), "error", err)
 		if here != nil {
 			here.give(pod)
 			return
 		}
-		reset(pod)
+		tunnel.Abort(pod)
 		return
 	}
-	defer upstream.Close()
-	defer pod.Close()
-
-	abort := sync.OnceFunc(func() {
-		upstream.Close()
-		reset(pod)
-	})
-	defer context.AfterFunc(ctx, abort)()
-
-	var directions sync.WaitGroup
-	directions.Go(func() { pipe(upstream, pod, abort) })
-	directions.Go(func() { pipe(pod, upstream, abort) })
-	directions.Wait()
-}
-
-// pipe copies one direction and passes its end on.
-func pipe(to, from net.Conn, abort func()) {
-	if _, err := io.Copy(to, from); err != nil {
-		abort()
-		return
+	defer context.AfterFunc(carrying, func() {
+		tunnel.Abort(pod)
+		tunnel.Abort(upstream)
+	})()
+	var options tunnel.SpliceOptions
+	if s, ok := upstream.(watchedStream); ok {
+		options.Stalls = s.Stalls()
 	}
-	half, ok := to.(interface{ CloseWrite() error })
-	if !ok {
-		// It cannot say that it has no more to send but by closing.
-		abort()
-		return
+	out := tunnel.Splice(pod, upstream, options)
+	if errors.Is(out.Err, tunnel.ErrStalled) {
+		h.log.Warn("cut a pod's connection to the apiserver", "remote", pod.RemoteAddr().String(), "error", out.Err)
 	}
-	if err := half.CloseWrite(); err != nil {
-		abort()
-	}
-}
-
-// reset closes a connection so that its peer sees a reset where the transport
-// knows one, not an orderly end.
-func reset(c net.Conn) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		// Best effort: closing follows in any case.
-		_ = tcp.SetLinger(0)
-	}
-	c.Close()
 }

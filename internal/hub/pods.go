@@ -18,6 +18,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/serve"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // podServer answers pods while the node is cut off. Its certificate is of the
@@ -68,7 +69,7 @@ func (l *handOff) give(c net.Conn) {
 	select {
 	case l.conns <- c:
 	case <-l.closed:
-		reset(c)
+		tunnel.Abort(c)
 	}
 }
 

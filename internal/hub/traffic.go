@@ -4,6 +4,8 @@ import (
 	"context"
 	"net"
 	"sync/atomic"
+
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // Traffic is what has crossed the link to the apiserver since the hub began, in
@@ -32,14 +34,24 @@ func (t *traffic) counted(dial func(context.Context) (net.Conn, error)) func(con
 			return nil, err
 		}
 		counted := &countedConn{Conn: c, traffic: t}
-		if half, ok := c.(closeWriter); ok {
-			return &countedHalf{countedConn: counted, half: half}, nil
+		switch c := c.(type) {
+		case watchedStream:
+			return &countedStream{watchedStream: c, counted: counted}, nil
+		case closeWriter:
+			return &countedHalf{countedConn: counted, half: c}, nil
 		}
 		return counted, nil
 	}
 }
 
 type closeWriter interface{ CloseWrite() error }
+
+// watchedStream is a stream of a session of the tunnel.
+type watchedStream interface {
+	tunnel.Stream
+	// Stalls looks after the session's streams that nobody reads.
+	Stalls() *tunnel.Stalls
+}
 
 type countedConn struct {
 	net.Conn
@@ -65,3 +77,12 @@ type countedHalf struct {
 }
 
 func (c *countedHalf) CloseWrite() error { return c.half.CloseWrite() }
+
+// countedStream is one that is a stream.
+type countedStream struct {
+	watchedStream
+	counted *countedConn
+}
+
+func (c *countedStream) Read(p []byte) (int, error)  { return c.counted.Read(p) }
+func (c *countedStream) Write(p []byte) (int, error) { return c.counted.Write(p) }
