@@ -86,10 +86,10 @@ func (h *Hub) pause(ctx context.Context, d time.Duration) bool {
 // have ended or ctx is done. Where there is none to be had it is handed over to
 // be answered here, if anybody does.
 func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
-	carrying := ctx
+	online, carrying := ctx, ctx
 	if here != nil {
-		online, ok := h.local.link.Online()
-		if !ok {
+		var ok bool
+		if online, ok = h.local.link.Online(); !ok {
 			here.give(pod)
 			return
 		}
@@ -104,11 +104,19 @@ func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
 	cancel()
 	if err != nil {
 		h.log.Debug("dial the apiserver for a pod", "remote", pod.RemoteAddr().String(), "error", err)
-		if here != nil {
+		switch refused := (*tunnel.StatusError)(nil); {
+		case errors.Is(err, tunnel.ErrStreamLimit):
+			h.pods.refuse(pod, err)
+		case here == nil, ctx.Err() != nil, errors.As(err, &refused):
+			// A gateway that answers is no sign of a cut: whether the apiserver
+			// answers too, the link's own probes find out.
+			tunnel.Abort(pod)
+		default:
+			if online.Err() == nil {
+				h.local.link.Failed(err)
+			}
 			here.give(pod)
-			return
 		}
-		tunnel.Abort(pod)
 		return
 	}
 	defer context.AfterFunc(carrying, func() {

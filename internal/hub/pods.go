@@ -92,16 +92,7 @@ func (p *podServer) serve(ctx context.Context, listener net.Listener) error {
 			MinVersion:     tls.VersionTLS12, // pods bring what libraries they have
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.local.config.PodCertificate() },
 		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			switch state {
-			case http.StateNew:
-				p.conns[c] = struct{}{}
-			case http.StateClosed, http.StateHijacked:
-				delete(p.conns, c)
-			}
-		},
+		ConnState: p.note,
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
@@ -111,18 +102,52 @@ func (p *podServer) serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
+// note keeps what release closes.
+func (p *podServer) note(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		p.mu.Lock()
+		p.conns[c] = struct{}{}
+		p.mu.Unlock()
+		// The link may have come back between the moment in which the connection
+		// was handed over and this one. If it does after this one, release finds it.
+		if _, online := p.local.link.Online(); online {
+			closeBelow(c)
+		}
+	case http.StateClosed, http.StateHijacked:
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.conns, c)
+	}
+}
+
 // release closes every connection: the apiserver answers pods again.
 func (p *podServer) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		c.Close()
+		closeBelow(c)
 	}
+}
+
+// closeBelow closes a connection below its TLS, whose own Close waits for seconds
+// for a pod that does not read, and with it everything that waits for the link.
+func closeBelow(c net.Conn) {
+	if secured, ok := c.(*tls.Conn); ok {
+		c = secured.NetConn()
+	}
+	c.Close()
 }
 
 // ServeHTTP answers one request of a pod.
 func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	l := p.local
+	if _, online := l.link.Online(); online {
+		// Its connection is about to be closed (see release).
+		w.Header().Set("Connection", "close")
+		codec.WriteStatus(w, unavailable("not over this connection, which was made while the node was cut off from its cluster; the link is back, connect again"))
+		return
+	}
 	who, err := l.authenticatePod(r)
 	if err != nil {
 		l.hub.log.Debug("refused a pod", "remote", r.RemoteAddr, "error", err)
