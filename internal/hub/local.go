@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"sync"
-	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -97,10 +96,6 @@ func (l *local) handBack() {
 	}
 }
 
-// drainAgain is the wait after what was spooled could not be sent though the
-// link is there: an apiserver that is overloaded or still starting.
-const drainAgain = 10 * time.Second
-
 // run does what is done beside answering, until ctx ends.
 func (l *local) run(ctx context.Context) {
 	l.overlay.Restore()
@@ -135,28 +130,30 @@ func (l *local) run(ctx context.Context) {
 	}
 }
 
-// resume hands back what the node kept while it was cut off.
+// resume hands back what the node kept while it was cut off. Where the apiserver does
+// not take all of it, that goes on until the link is cut, or back again.
 func (l *local) resume(ctx context.Context) {
-	for {
-		online, ok := l.link.Online()
-		if !ok {
-			return
-		}
-		l.learnSoon()
-		l.overlay.Lift()
-		l.lease.renewNow()
-		sending, cancel := context.WithCancel(ctx)
-		stop := context.AfterFunc(online, cancel)
-		err := l.overlay.Drain(sending, l.handOver)
-		stop()
+	online, ok := l.link.Online()
+	if !ok {
+		return
+	}
+	l.learnSoon()
+	l.overlay.Lift()
+	l.lease.renewNow()
+	sending, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(online, cancel)()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		l.overlay.HandBack(sending, l.handOver)
+	}()
+	select {
+	case <-done:
+	case <-l.back:
 		cancel()
-		if err == nil {
-			return
-		}
-		l.hub.log.Warn("send what the node wrote while it was cut off", "waiting", l.overlay.Waiting(), "error", err)
-		if !l.wait(ctx, drainAgain, l.back) {
-			return
-		}
+		<-done
+		l.handBack()
 	}
 }
 

@@ -14,8 +14,10 @@
 //	        │        ── the link is back ──└───────────┬───────────┘
 //	        ▼                                          ▼
 //	lifted: the replica is the            sent to the apiserver in order;
-//	apiserver's again, watches get 410,   a refusal is final and logged,
-//	and kubelet writes its status anew    no answer or a lost one is not
+//	apiserver's again, watches get 410,   a refusal is final and logged;
+//	and kubelet writes its status anew    no answer or a lost one is not, nor
+//	                                      a failure of the apiserver's, nor a
+//	                                      403 of one that may be starting
 //
 // Status need not be sent: a kubelet compares what the API has with what it knows
 // every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and

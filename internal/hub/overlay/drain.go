@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 )
@@ -32,14 +33,67 @@ func (o *Overlay) Waiting() int {
 	return len(o.options.Memo.All(bucketDeclared)) + len(o.options.Memo.All(bucketSpool))
 }
 
-// errInternal is an apiserver's 500, which may be one write's alone: a webhook
-// failed at it.
-var errInternal = errors.New("the apiserver answered 500")
+var (
+	// errInternal is an apiserver's 500, which may be one write's alone: a webhook
+	// failed at it.
+	errInternal = errors.New("the apiserver answered 500")
+	// errForbidden is a 403 that may pass: see refusalsPass.
+	errForbidden = errors.New("the apiserver answered 403")
+)
 
-// Drain sends what the node declared of itself and the events, each in order. An
-// error ends either: the rest stays for the next time. What is answered 500 stays too,
-// and what comes after it is sent. It is called by one goroutine.
-func (o *Overlay) Drain(ctx context.Context, send Sender) error {
+const (
+	// refusalsPass is for how long after the link is back a 403 is not final. An
+	// apiserver answers so while it starts, before its admission is ready and before
+	// it has read its roles, which takes it a minute or two on a small machine.
+	refusalsPass = 5 * time.Minute
+	// refusalsInRow is after how many of them in a row it is taken to be starting,
+	// and is not sent the rest for now. A namespace that is being deleted refuses
+	// what is written in it alone.
+	refusalsInRow = 3
+
+	// drainAgain is the wait after what was kept could not all be sent though the
+	// link is there; it doubles each time up to drainLongest: an apiserver that is
+	// overloaded or still starting, which is asked for one write each time.
+	drainAgain   = 10 * time.Second
+	drainLongest = 5 * time.Minute
+	// failingLongest is the longest wait where the apiserver fails at some writes
+	// and takes others, which may be for days: a webhook that is gone. All of them
+	// are tried each time, and none is dropped: what kubelet declares, it does not
+	// say again.
+	failingLongest = time.Hour
+)
+
+// HandBack sends what is kept until nothing is left or ctx ends: that of the time in
+// which the link is there, which has just begun. It is called by one goroutine.
+func (o *Overlay) HandBack(ctx context.Context, send Sender) {
+	back := o.options.Clock.Now()
+	for wait := drainAgain; ; wait *= 2 {
+		err := o.Drain(ctx, back, send)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		longest := drainLongest
+		if errors.Is(err, errInternal) {
+			longest = failingLongest
+		}
+		wait = min(wait, longest)
+		o.options.Logger.Warn("send what the node wrote while it was cut off", "waiting", o.Waiting(), "again_in", wait, "error", err)
+		over := make(chan struct{})
+		timer := o.options.Clock.AfterFunc(wait, func() { close(over) })
+		select {
+		case <-over:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// Drain sends what the node declared of itself and the events once, each in order.
+// An error ends either: the rest stays for the next time. What is answered 500 stays
+// too, and what comes after it is sent; so it is with what is answered 403 soon after
+// back, when the link came back. It is called by one goroutine.
+func (o *Overlay) Drain(ctx context.Context, back time.Time, send Sender) error {
 	o.mu.Lock()
 	forgotten := o.forgotten
 	o.forgotten = 0
@@ -47,15 +101,35 @@ func (o *Overlay) Drain(ctx context.Context, send Sender) error {
 	if forgotten > 0 {
 		o.options.Logger.Warn("the oldest events of the cut were not kept", "events", forgotten, "kept", maxSpool)
 	}
+	send = o.patient(back, send)
 	return errors.Join(o.drain(ctx, send, bucketDeclared, o.drainDeclared), o.drain(ctx, send, bucketSpool, o.drainEvent))
+}
+
+// patient takes a 403 for no answer as long as it may pass.
+func (o *Overlay) patient(back time.Time, send Sender) Sender {
+	return func(ctx context.Context, w Write) (Answer, error) {
+		answer, err := send(ctx, w)
+		if err == nil && answer.Code == http.StatusForbidden && o.options.Clock.Since(back) < refusalsPass {
+			err = errForbidden
+		}
+		return answer, err
+	}
 }
 
 // drain sends what is in a bucket with one, up to an error that is not one write's.
 func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one func(context.Context, Sender, string, []byte) error) error {
 	var left error
+	refused := 0 // in a row
 	for _, e := range o.options.Memo.All(b) {
 		err := o.drainOne(ctx, send, b, e, one)
-		if err != nil && !errors.Is(err, errInternal) {
+		switch {
+		case errors.Is(err, errForbidden):
+			if refused++; refused == refusalsInRow {
+				return err
+			}
+		case err == nil, errors.Is(err, errInternal):
+			refused = 0
+		default:
 			return err
 		}
 		if left == nil {

@@ -53,7 +53,7 @@ type Options struct {
 	Layer    Layer
 	Memo     *memo.Memo
 	NodeName string
-	Clock    clock.PassiveClock
+	Clock    clock.WithDelayedExecution
 	Logger   *slog.Logger
 }
 

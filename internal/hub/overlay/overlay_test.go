@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
@@ -272,7 +274,7 @@ func TestSpool(t *testing.T) {
 	// A cut in the middle of it: the rest is sent the next time, nothing twice.
 	c := newCloud(t)
 	c.left = 200
-	if err := o.Drain(t.Context(), c.send); !errors.Is(err, errCut) {
+	if err := o.Drain(t.Context(), time.Now(), c.send); !errors.Is(err, errCut) {
 		t.Errorf("a cut: %v", err)
 	}
 	if !strings.Contains(log.String(), "events=10") {
@@ -281,25 +283,35 @@ func TestSpool(t *testing.T) {
 	for _, code := range []int{http.StatusServiceUnavailable, http.StatusTooManyRequests, http.StatusUnauthorized} {
 		unwell := newCloud(t)
 		unwell.code = code
-		if err := o.Drain(t.Context(), unwell.send); err == nil || o.Waiting() != maxSpool-200 {
+		if err := o.Drain(t.Context(), time.Now(), unwell.send); err == nil || o.Waiting() != maxSpool-200 {
 			t.Errorf("an apiserver that answers %d has taken something: %v", code, err)
 		}
 	}
 	o = New(options) // the hub starts anew
 	c.left = maxSpool
-	if err := o.Drain(t.Context(), c.send); err != nil {
+	if err := o.Drain(t.Context(), time.Now(), c.send); err != nil {
 		t.Error(err)
 	}
 	if len(c.writes) != maxSpool || len(c.events) != maxSpool || o.Waiting() != 0 || c.events[newest].Count != 5 {
 		t.Errorf("%d of %d sent in %d writes, %d wait", len(c.events), maxSpool, len(c.writes), o.Waiting())
 	}
-	// A refusal is final, and told.
-	if _, err := o.CreateEvent(eventsPath, event("refused", 1)); err != nil {
-		t.Fatal(err)
-	}
-	c.code = http.StatusForbidden
-	if err := o.Drain(t.Context(), c.send); err != nil || o.Waiting() != 0 || !strings.Contains(log.String(), "refused code=403") {
-		t.Errorf("after a refusal %d wait, %v; %s", o.Waiting(), err, log.String())
+	// A refusal is final, and told; a 403 is when the apiserver cannot be starting
+	// any more.
+	for _, code := range []int{http.StatusForbidden, http.StatusUnprocessableEntity} {
+		if _, err := o.CreateEvent(eventsPath, event("refused", 1)); err != nil {
+			t.Fatal(err)
+		}
+		c.code = code
+		back := time.Now()
+		if code == http.StatusForbidden {
+			if err := o.Drain(t.Context(), back.Add(time.Second-refusalsPass), c.send); !errors.Is(err, errForbidden) || o.Waiting() != 1 || strings.Contains(log.String(), "refused code=403") {
+				t.Errorf("soon after the link is back %d wait, %v; %s", o.Waiting(), err, log.String())
+			}
+			back = back.Add(-refusalsPass)
+		}
+		if err := o.Drain(t.Context(), back, c.send); err != nil || o.Waiting() != 0 || !strings.Contains(log.String(), fmt.Sprint("refused code=", code)) {
+			t.Errorf("after a refusal %d wait, %v; %s", o.Waiting(), err, log.String())
+		}
 	}
 }
 
@@ -321,10 +333,10 @@ func TestWriteThatFails(t *testing.T) {
 		}
 		return c.send(ctx, w)
 	}
-	if err := o.Drain(t.Context(), send); !errors.Is(err, errInternal) || !strings.Contains(err.Error(), "/bad") || o.Waiting() != 1 || c.events["last"] == nil {
+	if err := o.Drain(t.Context(), time.Now(), send); !errors.Is(err, errInternal) || !strings.Contains(err.Error(), "/bad") || o.Waiting() != 1 || c.events["last"] == nil {
 		t.Errorf("%v, %d wait, %d sent", err, o.Waiting(), len(c.events))
 	}
-	if err := o.Drain(t.Context(), c.send); err != nil || o.Waiting() != 0 || c.events["bad"] == nil {
+	if err := o.Drain(t.Context(), time.Now(), c.send); err != nil || o.Waiting() != 0 || c.events["bad"] == nil {
 		t.Errorf("when it is well again: %v, %d wait", err, o.Waiting())
 	}
 }
@@ -339,14 +351,14 @@ func TestLostAnswer(t *testing.T) {
 	}
 	c := newCloud(t)
 	c.lost = true
-	if err := o.Drain(t.Context(), c.send); !errors.Is(err, errCut) || c.events["e"] == nil {
+	if err := o.Drain(t.Context(), time.Now(), c.send); !errors.Is(err, errCut) || c.events["e"] == nil {
 		t.Fatalf("%v, %v", err, c.events)
 	}
 	if _, err := o.PatchEvent(eventsPath+"/e", types.StrategicMergePatchType, []byte(`{"count":7}`)); err != nil {
 		t.Fatal(err)
 	}
 	c.lost = false
-	if err := o.Drain(t.Context(), c.send); err != nil || c.events["e"].Count != 7 || o.Waiting() != 0 {
+	if err := o.Drain(t.Context(), time.Now(), c.send); err != nil || c.events["e"].Count != 7 || o.Waiting() != 0 {
 		t.Errorf("%v, %+v, %d wait", err, c.events["e"], o.Waiting())
 	}
 }
@@ -361,7 +373,7 @@ func TestWrittenWhileSending(t *testing.T) {
 	}
 	c := newCloud(t)
 	again := true
-	err := o.Drain(t.Context(), func(ctx context.Context, w Write) (Answer, error) {
+	err := o.Drain(t.Context(), time.Now(), func(ctx context.Context, w Write) (Answer, error) {
 		answer, err := c.send(ctx, w)
 		if again {
 			again = false
@@ -411,7 +423,7 @@ func TestCSINode(t *testing.T) {
 			}
 			to := newCloud(t)
 			to.csi = c.there
-			if err := o.Drain(t.Context(), to.send); err != nil {
+			if err := o.Drain(t.Context(), time.Now(), to.send); err != nil {
 				t.Fatal(err)
 			}
 			if got := to.writes[1]; got != c.want || len(to.csi.Spec.Drivers) != 2 || o.Waiting() != 0 {
@@ -467,7 +479,7 @@ func TestMetadata(t *testing.T) {
 	}
 	c := newCloud(t)
 	c.code = http.StatusOK
-	if err := o.Drain(t.Context(), c.send); err != nil {
+	if err := o.Drain(t.Context(), time.Now(), c.send); err != nil {
 		t.Fatal(err)
 	}
 	const body = `{"metadata":{"uid":"pod","annotations":{"a":null,"b":"2"}}}`
