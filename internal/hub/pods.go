@@ -169,7 +169,12 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
-	if err := l.allowed(who, req); err != nil {
+	if err := l.allowed(who, req); errors.Is(err, errUnknownRights) {
+		s := x.cut()
+		s.Message += "; " + err.Error()
+		codec.WriteStatus(w, s)
+		return
+	} else if err != nil {
 		codec.WriteStatus(w, forbidden(req, err.Error()))
 		return
 	}

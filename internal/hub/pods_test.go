@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +20,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
@@ -206,7 +209,7 @@ func TestPodsThroughACut(t *testing.T) {
 		{"GET", "/version", 200},
 		{"GET", "/apis", 200},
 		{"GET", "/api/v1/pods", 403},                          // in its own namespace only
-		{"GET", "/api/v1/namespaces/other/pods/p", 403},       // likewise
+		{"GET", "/api/v1/namespaces/other/pods/p", 503},       // nobody asked for its rights there
 		{"GET", "/api/v1/namespaces/shop/secrets/s", 403},     // another name
 		{"GET", "/api/v1/namespaces/shop/secrets", 403},       // all names
 		{"GET", "/api/v1/nodes/n1", 403},                      // never told
@@ -226,6 +229,78 @@ func TestPodsThroughACut(t *testing.T) {
 	client.CloseIdleConnections() // the hub has closed them
 	if _, body := ask(t, client, "GET", url+"/api/v1/services", token); !strings.Contains(body, "the apiserver") {
 		t.Errorf("after the cut: %s", body)
+	}
+}
+
+// TestAllowed: what is known of a service account's rights is the apiserver's word,
+// and nothing else is.
+func TestAllowed(t *testing.T) {
+	read := func(resource string, names ...string) authorizationv1.ResourceRule {
+		return authorizationv1.ResourceRule{Verbs: []string{"get", "list"}, APIGroups: []string{""}, Resources: []string{resource}, ResourceNames: names}
+	}
+	known := rights{
+		Own:   []authorizationv1.ResourceRule{read("pods"), read("namespaces")},
+		Every: []authorizationv1.ResourceRule{read("services"), read("namespaces", "public")},
+	}
+	incomplete := known
+	incomplete.Incomplete = true
+	const (
+		may, mayNot = "may", "may not"
+		there       = "does not know what shop/web may do in namespace other"
+	)
+	for _, c := range []struct {
+		rights       *rights
+		method, path string
+		want         string
+	}{
+		{&known, "GET", "/api/v1/namespaces/shop/pods/p", may},
+		{&known, "GET", "/api/v1/namespaces/shop/secrets/s", mayNot},
+		{&known, "GET", "/api/v1/namespaces/other/services/s", may},
+		{&known, "GET", "/api/v1/namespaces/other/pods/p", there},
+		{&known, "GET", "/api/v1/namespaces/other/pods", there},
+		{&known, "DELETE", "/api/v1/namespaces/other/pods/p", may}, // not done in any case
+		{&known, "DELETE", "/api/v1/namespaces/shop/pods/p", mayNot},
+		{&known, "GET", "/api/v1/pods", mayNot}, // in all: every rule for that is known
+		{&known, "GET", "/api/v1/nodes/n1", mayNot},
+		{&known, "GET", "/metrics", mayNot},
+		// A namespace's own rules say who reads it.
+		{&known, "GET", "/api/v1/namespaces/shop", may},
+		{&known, "GET", "/api/v1/namespaces/shop/status", mayNot}, // another resource to RBAC
+		{&known, "GET", "/api/v1/namespaces/public", may},
+		{&known, "GET", "/api/v1/namespaces/other", there},
+		{&known, "GET", "/api/v1/namespaces", mayNot},
+		{&known, "GET", "/api/v1/namespaces?fieldSelector=metadata.name%3Dshop", mayNot},
+		{&known, "DELETE", "/api/v1/namespaces/shop", mayNot},
+		{&incomplete, "GET", "/api/v1/namespaces/shop/pods/p", may},
+		{&incomplete, "GET", "/api/v1/namespaces/shop/secrets/s", "does not know all that shop/web may do"},
+		{&incomplete, "DELETE", "/api/v1/namespaces/shop/pods/p", may},
+		{nil, "GET", "/api/v1/namespaces/shop/pods/p", "does not know what shop/web may do"},
+		{nil, "DELETE", "/api/v1/namespaces/shop/pods/p", may},
+	} {
+		l := &local{config: Local{Memo: memo.New(nil, nil, nil)}}
+		if c.rights != nil {
+			value, err := json.Marshal(c.rights)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.config.Memo.Put(bucketRights, "shop/web", value)
+		}
+		u, err := url.Parse(c.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request, err := parseRequest(c.method, u)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = l.allowed(serviceAccount{"shop", "web"}, request)
+		switch {
+		case c.want == may && err == nil,
+			c.want == mayNot && err != nil && !errors.Is(err, errUnknownRights),
+			c.want != may && c.want != mayNot && errors.Is(err, errUnknownRights) && strings.Contains(err.Error(), c.want):
+		default:
+			t.Errorf("%s %s: %v, want %s", c.method, c.path, err, c.want)
+		}
 	}
 }
 

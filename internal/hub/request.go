@@ -117,6 +117,16 @@ func queryBool(query url.Values, key string) bool {
 
 func (r request) isResource() bool { return r.resource != "" }
 
+// rulesOf is the namespace whose rules a request is judged by: that of a namespace
+// is itself (k8s.io/apiserver/pkg/endpoints/request/requestinfo.go, NewRequestInfo).
+// "": those count that hold in all of them.
+func (r request) rulesOf() string {
+	if r.namespace == "" && r.resource == "namespaces" {
+		return r.name
+	}
+	return r.namespace
+}
+
 func (r request) reads() bool {
 	return r.method == http.MethodGet && (r.verb == "get" || r.verb == "list" || r.verb == "watch")
 }

@@ -43,29 +43,44 @@ type rights struct {
 	Incomplete bool `json:"incomplete,omitempty"`
 }
 
+// errUnknownRights: the apiserver would have to be asked.
+var errUnknownRights = errors.New("the node does not know")
+
 // allowed says whether a pod may do what it asks for. A read is allowed where the
 // apiserver said so, and nothing where it never said. Whatever else it asks for is
 // refused where the apiserver's word is that it may not; where it is not known, to
-// say so is the apiserver's.
+// say so is the apiserver's: errUnknownRights for a read, nil for what the node
+// does not do in any case.
 func (l *local) allowed(who serviceAccount, r request) error {
 	value, ok := l.config.Memo.Get(bucketRights, who.String())
 	if !ok {
-		if !r.reads() {
-			return nil
-		}
-		return fmt.Errorf("the node does not know what %s may do", who)
+		return unknown(r, "what %s may do", who)
 	}
 	var known rights
 	if err := json.Unmarshal(value, &known); err != nil {
 		return fmt.Errorf("rights of %s: %w", who, err)
 	}
-	if known.allow(who, r) || known.Incomplete && !r.reads() {
+	namespace := r.rulesOf()
+	switch {
+	case known.allow(who, r):
 		return nil
-	}
-	if !r.isResource() {
+	case namespace != "" && namespace != who.namespace:
+		// Its own and those that count everywhere were asked for.
+		return unknown(r, "what %s may do in namespace %s", who, namespace)
+	case known.Incomplete:
+		return unknown(r, "all that %s may do", who)
+	case !r.isResource():
 		return fmt.Errorf("%s may not %s %s", who, strings.ToLower(r.method), r.path)
 	}
 	return fmt.Errorf("%s may not %s %s", who, r.verb, r.resourceName())
+}
+
+// unknown is what allowed says of a request where nothing is known of what is named.
+func unknown(r request, format string, args ...any) error {
+	if !r.reads() {
+		return nil
+	}
+	return fmt.Errorf("%w %s", errUnknownRights, fmt.Sprintf(format, args...))
 }
 
 func (k rights) allow(who serviceAccount, r request) bool {
@@ -92,7 +107,8 @@ func (k rights) allow(who serviceAccount, r request) bool {
 	if slices.ContainsFunc(k.Every, match) {
 		return true
 	}
-	return r.namespace != "" && r.namespace == who.namespace && slices.ContainsFunc(k.Own, match)
+	namespace := r.rulesOf()
+	return namespace != "" && namespace == who.namespace && slices.ContainsFunc(k.Own, match)
 }
 
 func has(list []string, s string) bool { return slices.Contains(list, s) || slices.Contains(list, "*") }
