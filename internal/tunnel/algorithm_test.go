@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,7 +16,9 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	var window, packets, bytes atomic.Uint64
 	s := &quicSession{}
 	a := &s.algorithm
-	a.begin(quichook.Counters{Window: &window, LostPackets: &packets, LostBytes: &bytes})
+	var sizes []int64 // that packets were set back to
+	restart := func(size int64) { sizes = append(sizes, size) }
+	a.begin(quichook.Counters{Window: &window, LostPackets: &packets, LostBytes: &bytes}, restart)
 	if window.Load() != uint64(a.c.Window()) {
 		t.Fatalf("statistics have a window of %d, the algorithm %d", window.Load(), a.c.Window())
 	}
@@ -50,7 +53,7 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	send()
 	// quic-go takes all for lost without a word, and asks anew.
 	inFlight = 0
-	if got := a.begin(a.n); got != a {
+	if got := a.begin(a.n, restart); got != a {
 		t.Fatal("another algorithm")
 	}
 	if got := a.c.Stats(); got.Rate != known.Rate {
@@ -78,8 +81,61 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	if n := number - first; n == 0 || n > 40 {
 		t.Errorf("%d packets on a new path with %d bytes under way on the old one", n, full)
 	}
+	if !slices.Equal(sizes, []int64{packetSize}) {
+		t.Errorf("packets were set back to %d, want once to %d, with the machine's own move", sizes, packetSize)
+	}
 	a.OnCongestionEvent(first-1, size, inFlight)
 	if packets.Load() != 1 || bytes.Load() != size {
 		t.Errorf("statistics have %d packets lost and %d bytes", packets.Load(), bytes.Load())
+	}
+}
+
+// Where large packets stop arriving the next ones are small, and those on the way are
+// no sign of congestion.
+func TestAlgorithmInBlackHole(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		hole func(a *algorithm, number int64) // of the next packet
+	}{
+		{"nothing is acknowledged", func(a *algorithm, number int64) {
+			for i := range int64(holeStrikes) {
+				a.OnPacketSent(int64(time.Minute), 20*1400, number+i, 1400, true)
+				a.OnRetransmissionTimeout(true)
+			}
+		}},
+		{"small packets are", func(a *algorithm, number int64) {
+			for i := range int64(holeStrikes) {
+				a.OnPacketSent(int64(time.Minute), 20*1400, number+2*i, 1400, true)
+				a.OnPacketSent(int64(time.Minute), 20*1400, number+2*i+1, 60, true)
+				a.OnCongestionEvent(number+2*i, 1400, 20*1400)
+				a.OnPacketAcked(number+2*i+1, 60, 20*1400, int64(time.Minute))
+			}
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var n [3]atomic.Uint64
+			var sizes []int64
+			a := &algorithm{}
+			a.begin(quichook.Counters{Window: &n[0], LostPackets: &n[1], LostBytes: &n[2]}, func(size int64) { sizes = append(sizes, size) })
+			a.SetMaxDatagramSize(1400)
+			for number := range int64(10) {
+				a.OnPacketSent(int64(time.Minute), (number+1)*1400, number, 1400, true)
+			}
+			if a.CanSend(10 * 1400); len(sizes) > 0 {
+				t.Fatal("a hole before there is one")
+			}
+			tc.hole(a, 10)
+			can := a.CanSend(1 << 30)
+			if len(sizes) == 0 || sizes[0] != packetSize || a.hole.size != packetSize {
+				t.Errorf("packets were set back to %d, want %d", sizes, packetSize)
+			}
+			if !can {
+				t.Error("what is in the hole keeps from sending")
+			}
+			told := len(sizes)
+			if a.CanSend(1 << 30); len(sizes) != told {
+				t.Error("packets are set back again and again")
+			}
+		})
 	}
 }

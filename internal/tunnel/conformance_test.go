@@ -55,12 +55,17 @@ func pair(t *testing.T, f func(t *testing.T, client, server tunnel.Session)) {
 }
 
 func quicPair(t *testing.T, ca *tunneltest.CA, n *tunneltest.Network) (tunnel.Session, tunnel.Session, func()) {
-	st := &quic.Transport{Conn: n.Listen(serverAddr)}
+	return quicPairOn(t, ca, n.Listen(clientAddr), n.Listen(serverAddr))
+}
+
+// quicPairOn makes it on two sockets, which end closes.
+func quicPairOn(t *testing.T, ca *tunneltest.CA, clientConn, serverConn net.PacketConn) (tunnel.Session, tunnel.Session, func()) {
+	st := &quic.Transport{Conn: serverConn}
 	ln, err := st.Listen(serverTLS(t, ca), tunnel.GatewayConfig())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ct := &quic.Transport{Conn: n.Listen(clientAddr)}
+	ct := &quic.Transport{Conn: clientConn}
 	cc, err := ct.Dial(t.Context(), net.UDPAddrFromAddrPort(serverAddr), clientTLS(ca), tunnel.AgentConfig())
 	if err != nil {
 		t.Fatal(err)

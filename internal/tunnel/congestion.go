@@ -56,6 +56,8 @@ func (c Congestion) Set(conf *quic.Config) error {
 		conf.Tracer = quichook.Tracer
 	case CongestionReno:
 		conf.Tracer = nil
+		// Nobody would notice that large packets stop arriving; see blackHole.
+		conf.DisablePathMTUDiscovery = true
 	default:
 		return fmt.Errorf("congestion control %q: use %s or %s", string(c), CongestionTolerant, CongestionReno)
 	}
@@ -71,13 +73,15 @@ type algorithm struct {
 	moved  atomic.Bool  // see Moved; not acted upon yet
 
 	// By the goroutine that runs the connection:
-	c *congestion.Controller // nil: not begun
-	n quichook.Counters
+	c       *congestion.Controller // nil: not begun
+	n       quichook.Counters
+	restart quichook.Restart
+	hole    blackHole
 }
 
 // begin is for quichook.Install.
-func (a *algorithm) begin(n quichook.Counters) quichook.Algorithm {
-	a.n = n
+func (a *algorithm) begin(n quichook.Counters, restart quichook.Restart) quichook.Algorithm {
+	a.n, a.restart = n, restart
 	if a.c == nil {
 		a.c = congestion.New(packetSize)
 	} else {
@@ -85,6 +89,7 @@ func (a *algorithm) begin(n quichook.Counters) quichook.Algorithm {
 		a.c.Moved(0)
 		a.c.SetDatagramSize(packetSize)
 	}
+	a.hole.resized(packetSize)
 	a.publish()
 	return a
 }
@@ -92,11 +97,20 @@ func (a *algorithm) begin(n quichook.Counters) quichook.Algorithm {
 func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
 
 func (a *algorithm) CanSend(inFlight int64) bool {
-	if a.moved.CompareAndSwap(true, false) {
+	if a.moved.CompareAndSwap(true, false) || a.hole.found() {
+		// As on a migration, but that what is on the way may still arrive.
+		a.shrink()
 		a.c.Moved(inFlight)
 		a.publish()
 	}
 	return a.c.CanSend(inFlight) || a.nudges.Load() > 0
+}
+
+// shrink makes packets so small that they fit every path, until larger ones are found
+// to arrive.
+func (a *algorithm) shrink() {
+	a.restart(packetSize)
+	a.SetMaxDatagramSize(packetSize)
 }
 
 func (a *algorithm) GetCongestionWindow() int64 { return a.c.Window() }
@@ -116,6 +130,7 @@ func (a *algorithm) OnPacketSent(sent, inFlight, number, bytes int64, tracked bo
 	if tracked {
 		inFlight -= bytes // quic-go has counted it already
 	}
+	a.hole.onSent(number, bytes)
 	a.c.OnSent(time.Duration(sent), inFlight, number, bytes, tracked)
 	if n := a.nudges.Load(); tracked && n > 0 {
 		a.nudges.CompareAndSwap(n, n-1) // or it was given anew, which is as well
@@ -139,9 +154,10 @@ func Nudge(s Session) {
 
 // Moved tells a session that what it sends takes another path from here on: this
 // machine's way out has changed. What was on the way does not keep it from sending
-// on the new one, nor is what becomes of that taken for a sign of congestion. It
-// shows with the next packet. Without effect on a session whose congestion control
-// is not ours. At the other end quic-go notices by itself.
+// on the new one, nor is what becomes of that taken for a sign of congestion; and
+// packets are small again until larger ones are found to arrive there too. It shows
+// with the next packet. Without effect on a session whose congestion control is not
+// ours. At the other end quic-go notices by itself.
 func Moved(s Session) {
 	if q, ok := s.(*quicSession); ok {
 		q.algorithm.moved.Store(true)
@@ -149,6 +165,7 @@ func Moved(s Session) {
 }
 
 func (a *algorithm) OnPacketAcked(number, bytes, inFlight, now int64) {
+	a.hole.onAcked(number, bytes)
 	a.c.OnAcked(time.Duration(now), number, bytes, inFlight)
 	a.publish()
 }
@@ -158,14 +175,26 @@ func (a *algorithm) OnCongestionEvent(number, bytes, _ int64) {
 		a.c.OnMarked()
 		return
 	}
+	a.hole.onLost(number, bytes)
 	a.c.OnLost(number, bytes)
 	a.n.LostPackets.Add(1)
 	a.n.LostBytes.Add(uint64(bytes))
 }
 
-func (a *algorithm) OnSpuriousLoss(number int64)   { a.c.OnSpuriousLoss(number) }
-func (a *algorithm) OnRetransmissionTimeout(bool)  {} // quic-go v0.65 does not call it
-func (a *algorithm) SetMaxDatagramSize(size int64) { a.c.SetDatagramSize(size) }
+func (a *algorithm) OnSpuriousLoss(number int64) { a.c.OnSpuriousLoss(number) }
+
+func (a *algorithm) OnRetransmissionTimeout(bool) {
+	a.hole.onTimeout()
+	if a.hole.found() {
+		a.shrink() // the probes that are sent next, for which nobody asks CanSend
+		a.moved.Store(true)
+	}
+}
+
+func (a *algorithm) SetMaxDatagramSize(size int64) {
+	a.hole.resized(size)
+	a.c.SetDatagramSize(size)
+}
 
 // installCongestion gives c the algorithm that its configuration names. Without a
 // hook priorities may be set at any time.

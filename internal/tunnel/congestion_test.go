@@ -33,5 +33,8 @@ func TestCongestionIsChosen(t *testing.T) {
 		if (err == nil) != tc.ok || (conf.Tracer != nil) != tc.hook {
 			t.Errorf("%q: hook %v, %v", tc.c, conf.Tracer != nil, err)
 		}
+		if tc.ok && conf.DisablePathMTUDiscovery == tc.hook {
+			t.Errorf("%q: packets may grow: %v, and may shrink again: %v", tc.c, !conf.DisablePathMTUDiscovery, tc.hook)
+		}
 	}
 }

@@ -70,6 +70,10 @@
 // does not pass (MuxSession); its users see no difference. Over TCP one notice
 // says why a session closes, on a stream of its own; see notice.go.
 //
+// A path may come to carry smaller packets than it did and not say so. Both ends
+// notice that large ones are lost and small ones not, and go on with small ones (see
+// blackHole); the agent does so at once when its machine's way out changes (Moved).
+//
 // What a connection does is recorded when somebody asks, packet by packet (Qlog);
 // nothing is recorded otherwise, see package quichook.
 //

@@ -19,6 +19,10 @@
 //	                      migration: quic-go makes a new NewReno
 //	                        next event of the handler: ours again, a new one
 //
+// The algorithm can have the size of packets set back (Restart), which quic-go does
+// on a new path only: where large packets stop arriving on the one it has, it would
+// send them until the connection ends. It is told of probe timeouts too.
+//
 // Since it holds the only recorder that quic-go takes, it hands events on to who
 // wants them (Record), and gives the connection its recorder back meanwhile. There
 // is no ring of the last events that is always kept: a thousand take a hundred
@@ -28,10 +32,11 @@
 // It reaches into private structs with package unsafe, so it believes nothing:
 // fields are found by name, their types compared, and the controller's interface
 // is compared method by method (names, number and kinds of parameters and
-// results). If anything differs from what was written down here, Install is an
-// error, the connection keeps NewReno, and a test of this package fails, so that
-// an update of quic-go cannot lose the controller unnoticed. Nothing is ever
-// written to a connection whose shape was not confirmed.
+// results), as is the number of fields of the struct that Restart sets back. If
+// anything differs from what was written down here, Install is an error, the
+// connection keeps NewReno, and a test of this package fails, so that an update of
+// quic-go cannot lose the controller unnoticed. Nothing is ever written to a
+// connection whose shape was not confirmed.
 //
 // The fields are written by the goroutine that owns them, and what other
 // goroutines read of them (SetPriority, AddPath) they may not read before

@@ -16,6 +16,9 @@ import (
 // the names of its integer types written out: times are nanoseconds of its
 // monotonic clock (0: at once), sizes bytes. All calls come from the goroutine
 // that runs the connection.
+//
+// OnRetransmissionTimeout comes from the hook, with each probe timeout (RFC 9002
+// section 6.2) and before the probes are sent: quic-go v0.65 does not call it.
 type Algorithm interface {
 	CanSend(bytesInFlight int64) bool
 	GetCongestionWindow() int64
@@ -54,11 +57,18 @@ type Hook struct {
 	j *job
 }
 
+// Restart makes a connection's packets no larger than size, in bytes of UDP
+// payload, and looks from there for larger ones that arrive, as quic-go does on a
+// new path. By itself it never makes them smaller on the one that it has (its issue
+// 3955). It may be called only by the Algorithm that it was given to, from within
+// one of its methods.
+type Restart func(size int64)
+
 // Install gives c what algorithm returns: one at once, and another after each
 // migration to a new path. It returns at once; see Installed.
 //
 // An error means that c keeps quic-go's own controller.
-func Install(c *quic.Conn, algorithm func(Counters) Algorithm) (*Hook, error) {
+func Install(c *quic.Conn, algorithm func(Counters, Restart) Algorithm) (*Hook, error) {
 	l, err := layoutOf(c)
 	if err != nil {
 		return nil, err
@@ -123,11 +133,12 @@ func (t *target) record(e qlogwriter.Event) {
 type job struct {
 	conn      *quic.Conn
 	layout    *layout
-	algorithm func(Counters) Algorithm
+	algorithm func(Counters, Restart) Algorithm
 	done      chan struct{}
 	handler   unsafe.Pointer // the connection's sent packet handler; nil: not installed yet
 	current   unsafe.Pointer // our algorithm, the data word of its interface
 	attached  bool           // the connection has its recorder again
+	largest   int64          // bytes of a packet that both ends could take
 	// outside is held for reading by who makes quic-go look at the connection's
 	// recorder on another goroutine, and for writing while it changes.
 	outside sync.RWMutex
@@ -162,8 +173,8 @@ func (r *recorder) RecordEvent(e qlogwriter.Event) {
 	if j == nil {
 		return
 	}
-	// All three are recorded only by the goroutine that runs the connection.
-	switch e.(type) {
+	// All four are recorded only by the goroutine that runs the connection.
+	switch e := e.(type) {
 	case qlog.PacketSent, qlog.PacketReceived:
 		// The last event of a packet: nothing that was begun with the recorder
 		// is still to be recorded.
@@ -173,11 +184,16 @@ func (r *recorder) RecordEvent(e qlogwriter.Event) {
 		case j.attached && t == nil:
 			j.attach(nil)
 		}
+	case qlog.PTOCountUpdated:
+		// Before the probes are packed, whose size the algorithm may change.
+		if e.PTOCount > 0 && j.inPlace() {
+			(*at[Algorithm](j.handler, j.layout.congestion)).OnRetransmissionTimeout(true)
+		}
 	case qlog.MetricsUpdated:
 		if j.handler == nil {
 			return
 		}
-		if dataWord(at[any](j.handler, j.layout.congestion)) != j.current {
+		if !j.inPlace() {
 			j.install() // a migration has replaced ours
 		}
 		if !j.attached && t != nil {
@@ -198,9 +214,19 @@ func (j *job) attach(to qlogwriter.Recorder) {
 	j.attached = to != nil
 }
 
+// inPlace reports whether the connection has the algorithm that it was given last.
+func (j *job) inPlace() bool {
+	return j.handler != nil && dataWord(at[any](j.handler, j.layout.congestion)) == j.current
+}
+
 // begin installs the first algorithm.
 func (j *job) begin() {
 	j.handler = dataWord(at[any](unsafe.Pointer(j.conn), j.layout.connHandler))
+	if f := j.finder(); f != nil {
+		for _, n := range j.layout.finder.lostSizes(f) {
+			j.largest = max(j.largest, n) // what discovery began with counts as lost
+		}
+	}
 	j.install()
 	// Building an event for each packet costs as much as sending it; the few of
 	// the handler, which has the recorder too, are enough to notice a migration.
@@ -215,9 +241,44 @@ func (j *job) install() {
 		Window:      at[atomic.Uint64](stats, l.window),
 		LostPackets: at[atomic.Uint64](stats, l.lostPackets),
 		LostBytes:   at[atomic.Uint64](stats, l.lostBytes),
-	})
+	}, j.restart)
 	*at[Algorithm](j.handler, l.congestion) = a
 	j.current = dataWord(at[any](j.handler, l.congestion))
+	if f := j.finder(); f != nil {
+		a.SetMaxDatagramSize(*at[int64](f, l.finder.min)) // quic-go says so when it changes
+	}
+}
+
+// finder is what finds the path's MTU; nil: not made yet.
+func (j *job) finder() unsafe.Pointer {
+	return *at[unsafe.Pointer](unsafe.Pointer(j.conn), j.layout.connFinder)
+}
+
+// invalidSize is quic-go's protocol.InvalidByteCount. A test fails if it is not.
+const invalidSize = -1
+
+// restart is mtuFinder.Reset of quic-go, and what goes with it on a new path. A
+// probe that is on its way counts for nothing any more. When the last was sent stays,
+// so that a connection that looks for no larger packets does not begin to.
+func (j *job) restart(size int64) {
+	f := j.finder()
+	if f == nil {
+		return
+	}
+	l := &j.layout.finder
+	least := at[int64](f, l.min)
+	size = min(size, *least)
+	// In step with min: quic-go tells of a larger size when this one grows.
+	at[atomic.Uint32](unsafe.Pointer(j.conn), j.layout.connPayload).Add(uint32(size - *least))
+	*least = size
+	lost := l.lostSizes(f)
+	for i := range lost {
+		lost[i] = invalidSize
+	}
+	lost[0] = j.largest
+	*at[int64](f, l.inFlight) = invalidSize
+	*at[bool](f, l.lastLost) = false
+	*at[uint8](f, l.generation)++
 }
 
 func at[T any](p unsafe.Pointer, offset uintptr) *T { return (*T)(unsafe.Add(p, offset)) }

@@ -20,22 +20,35 @@ import (
 
 // fixed is an algorithm with a window that never changes.
 type fixed struct {
-	window                   int64
-	sent, acked, lost, sizes atomic.Int64
+	window                            int64
+	sent, acked, lost, size, timeouts atomic.Int64
+	largest                           atomic.Int64 // bytes of a packet that was acknowledged
+	want                              atomic.Int64 // size to restart with, once; 0: not
+	restart                           quichook.Restart
 }
 
-func (f *fixed) CanSend(inFlight int64) bool               { return inFlight < f.window }
-func (f *fixed) GetCongestionWindow() int64                { return f.window }
-func (f *fixed) HasPacingBudget(int64) bool                { return true }
-func (f *fixed) InRecovery() bool                          { return false }
-func (f *fixed) InSlowStart() bool                         { return false }
-func (f *fixed) MaybeExitSlowStart()                       {}
-func (f *fixed) OnCongestionEvent(_, _, _ int64)           { f.lost.Add(1) }
-func (f *fixed) OnRetransmissionTimeout(bool)              {}
-func (f *fixed) OnSpuriousLoss(int64)                      {}
-func (f *fixed) SetMaxDatagramSize(int64)                  { f.sizes.Add(1) }
-func (f *fixed) TimeUntilSend(int64) int64                 { return 0 }
-func (f *fixed) OnPacketAcked(_, bytes, _, _ int64)        { f.acked.Add(bytes) }
+func (f *fixed) CanSend(inFlight int64) bool {
+	if size := f.want.Swap(0); size > 0 {
+		f.restart(size)
+		f.size.Store(size)
+		f.largest.Store(0)
+	}
+	return inFlight < f.window
+}
+func (f *fixed) GetCongestionWindow() int64      { return f.window }
+func (f *fixed) HasPacingBudget(int64) bool      { return true }
+func (f *fixed) InRecovery() bool                { return false }
+func (f *fixed) InSlowStart() bool               { return false }
+func (f *fixed) MaybeExitSlowStart()             {}
+func (f *fixed) OnCongestionEvent(_, _, _ int64) { f.lost.Add(1) }
+func (f *fixed) OnRetransmissionTimeout(bool)    { f.timeouts.Add(1) }
+func (f *fixed) OnSpuriousLoss(int64)            {}
+func (f *fixed) SetMaxDatagramSize(size int64)   { f.size.Store(size) }
+func (f *fixed) TimeUntilSend(int64) int64       { return 0 }
+func (f *fixed) OnPacketAcked(_, bytes, _, _ int64) {
+	f.acked.Add(bytes)
+	f.largest.Store(max(f.largest.Load(), bytes))
+}
 func (f *fixed) OnPacketSent(_, _, _, bytes int64, _ bool) { f.sent.Add(bytes) }
 
 // end is one end of a connection and the algorithms it was given.
@@ -48,8 +61,8 @@ type end struct {
 
 func (e *end) install(t *testing.T) <-chan struct{} {
 	t.Helper()
-	hook, err := quichook.Install(e.conn, func(n quichook.Counters) quichook.Algorithm {
-		f := &fixed{window: 123_456}
+	hook, err := quichook.Install(e.conn, func(n quichook.Counters, restart quichook.Restart) quichook.Algorithm {
+		f := &fixed{window: 123_456, restart: restart}
 		n.Window.Store(uint64(f.window))
 		e.made <- f
 		return f
@@ -67,6 +80,11 @@ func socket(t *testing.T) *quic.Transport {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return transport(t, pc)
+}
+
+func transport(t *testing.T, pc net.PacketConn) *quic.Transport {
+	t.Helper()
 	tr := &quic.Transport{Conn: pc}
 	t.Cleanup(func() { tr.Close(); pc.Close() })
 	return tr
@@ -75,8 +93,18 @@ func socket(t *testing.T) *quic.Transport {
 // connect makes a connection over loopback.
 func connect(t *testing.T, conf *quic.Config) (client, server *end) {
 	t.Helper()
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return connectOn(t, pc, conf)
+}
+
+// connectOn does so with the client's socket.
+func connectOn(t *testing.T, pc net.PacketConn, conf *quic.Config) (client, server *end) {
+	t.Helper()
 	ca := tunneltest.NewCA(t)
-	st, ct := socket(t), socket(t)
+	st, ct := socket(t), transport(t, pc)
 	ln, err := st.Listen(&tls.Config{NextProtos: []string{"x"}, Certificates: []tls.Certificate{*ca.Gateway(t, "server")}}, conf)
 	if err != nil {
 		t.Fatal(err)
@@ -181,6 +209,90 @@ func TestMigration(t *testing.T) {
 			}
 		default:
 			t.Error("no algorithm was made for the new path")
+		}
+	}
+}
+
+// Packets are set back and grow again, at either end, and the algorithm is told.
+func TestRestart(t *testing.T) {
+	const first, most = 1232, 1452
+	client, server := connect(t, &quic.Config{Tracer: quichook.Tracer, InitialPacketSize: first})
+	ends := map[string]*end{"client": client, "server": server}
+	algorithms := map[string]*fixed{}
+	ci, si := client.install(t), server.install(t)
+	transfer(t, client.conn, server.conn, 1<<10)
+	<-ci
+	<-si
+	for name, e := range ends {
+		algorithms[name] = <-e.made
+	}
+	// Discovery ends when it is that near to what both ends take (maxMTUDiff of quic-go).
+	grow := func(t *testing.T, f *fixed) {
+		t.Helper()
+		for n := 0; f.size.Load() < most-21; n++ {
+			if n == 200 {
+				t.Fatalf("packets do not grow beyond %d bytes", f.size.Load())
+			}
+			transfer(t, client.conn, server.conn, 1<<20)
+		}
+	}
+	for name, f := range algorithms {
+		t.Run(name, func(t *testing.T) {
+			grow(t, f)
+			for round := range 3 {
+				f.want.Store(first)
+				for f.want.Load() != 0 {
+					transfer(t, client.conn, server.conn, 1<<10)
+				}
+				// With the acknowledgements of probes, which are larger than the rest.
+				grow(t, f)
+				if f.largest.Load() > most {
+					t.Errorf("round %d: a packet of %d bytes", round, f.largest.Load())
+				}
+			}
+		})
+	}
+}
+
+// silent is a socket from which nothing arrives once it is on.
+type silent struct {
+	net.PacketConn
+	on atomic.Bool
+}
+
+func (s *silent) WriteTo(b []byte, to net.Addr) (int, error) {
+	if s.on.Load() {
+		return len(b), nil
+	}
+	return s.PacketConn.WriteTo(b, to)
+}
+
+// quic-go does not call what the hook then calls.
+func TestProbeTimeouts(t *testing.T) {
+	pc, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	quiet := &silent{PacketConn: pc}
+	client, server := connectOn(t, quiet, &quic.Config{Tracer: quichook.Tracer, MaxIdleTimeout: time.Minute})
+	ci, si := client.install(t), server.install(t)
+	transfer(t, client.conn, server.conn, 1<<10)
+	<-ci
+	<-si
+	f := <-client.made
+	quiet.on.Store(true)
+	st, err := client.conn.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	for f.timeouts.Load() < 3 {
+		select {
+		case <-client.conn.Context().Done():
+			t.Fatalf("%d probe timeouts until the connection has ended", f.timeouts.Load())
+		case <-time.After(10 * time.Millisecond): // a poll
 		}
 	}
 }

@@ -15,8 +15,22 @@ import (
 // found by name and checked by type.
 type layout struct {
 	connRecorder, connHandler      uintptr // in quic.Conn
+	connFinder, connPayload        uintptr // in quic.Conn
 	congestion, stats              uintptr // in the sent packet handler
 	window, lostPackets, lostBytes uintptr // in the statistics
+	finder                         finderLayout
+}
+
+// finderLayout is where the fields of what finds the path's MTU are.
+type finderLayout struct {
+	min, inFlight, lastLost, generation uintptr
+	lost                                uintptr
+	losses                              int // how many lost has
+}
+
+// lostSizes is the finder's array of the sizes that were lost, the smallest first.
+func (l *finderLayout) lostSizes(finder unsafe.Pointer) []int64 {
+	return unsafe.Slice(at[int64](finder, l.lost), l.losses)
 }
 
 // connLayout is the part that quic.Conn's type alone tells.
@@ -30,8 +44,56 @@ var connLayout = sync.OnceValues(func() (*layout, error) {
 	if l.connHandler, err = field(conn, "sentPacketHandler", func(t reflect.Type) bool { return t.Kind() == reflect.Interface }); err != nil {
 		return nil, err
 	}
+	isFinder := func(t reflect.Type) bool { return t.Kind() == reflect.Pointer && t.Elem().Kind() == reflect.Struct }
+	if l.connFinder, err = field(conn, "mtuDiscoverer", isFinder); err != nil {
+		return nil, err
+	}
+	if l.connPayload, err = field(conn, "maxPayloadSizeEstimate", is(reflect.TypeFor[atomic.Uint32]())); err != nil {
+		return nil, err
+	}
+	finderField, _ := conn.FieldByName("mtuDiscoverer")
+	if l.finder, err = readFinder(finderField.Type.Elem()); err != nil {
+		return nil, err
+	}
 	return l, nil
 })
+
+// finderFields are all that quic-go's mtuFinder has. To begin anew is to set what its
+// Reset sets; one more field could be one more thing to set.
+const finderFields = 8
+
+// readFinder returns the layout of what finds the path's MTU.
+func readFinder(t reflect.Type) (finderLayout, error) {
+	var l finderLayout
+	if n := t.NumField(); n != finderFields {
+		return l, fmt.Errorf("quic-go's %s has %d fields, want %d", t, n, finderFields)
+	}
+	kind := func(want reflect.Kind) func(reflect.Type) bool {
+		return func(t reflect.Type) bool { return t.Kind() == want }
+	}
+	sizes := func(t reflect.Type) bool {
+		return t.Kind() == reflect.Array && t.Elem().Kind() == reflect.Int64 && t.Len() > 0
+	}
+	for _, f := range []struct {
+		name   string
+		offset *uintptr
+		wanted func(reflect.Type) bool
+	}{
+		{"min", &l.min, kind(reflect.Int64)},
+		{"inFlight", &l.inFlight, kind(reflect.Int64)},
+		{"lastProbeWasLost", &l.lastLost, kind(reflect.Bool)},
+		{"generation", &l.generation, kind(reflect.Uint8)},
+		{"lost", &l.lost, sizes},
+	} {
+		var err error
+		if *f.offset, err = field(t, f.name, f.wanted); err != nil {
+			return l, err
+		}
+	}
+	lost, _ := t.FieldByName("lost")
+	l.losses = lost.Type.Len()
+	return l, nil
+}
 
 // handlerLayout is the part that the type behind the connection's sent packet
 // handler tells, a cache. There is one such type in a quic-go.

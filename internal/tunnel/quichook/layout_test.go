@@ -71,3 +71,66 @@ func TestLayoutIsChecked(t *testing.T) {
 		})
 	}
 }
+
+type size int64
+
+// What finds the path's MTU is written to only if it is what it was.
+func TestFinderLayoutIsChecked(t *testing.T) {
+	for _, tc := range []struct {
+		name   string
+		finder any
+		want   string // in the error; empty: accepted
+	}{
+		{"as expected", struct {
+			at, other        int64
+			inFlight, min    size
+			lost             [3]size
+			lastProbeWasLost bool
+			generation       uint8
+			recorder         any
+		}{}, ""},
+		{"one field more", struct {
+			at, other        int64
+			inFlight, min    size
+			lost             [3]size
+			lastProbeWasLost bool
+			generation       uint8
+			recorder         any
+			more             int
+		}{}, "9 fields, want 8"},
+		{"renamed", struct {
+			at, other        int64
+			inFlight, least  size
+			lost             [3]size
+			lastProbeWasLost bool
+			generation       uint8
+			recorder         any
+		}{}, "no field min"},
+		{"a slice in place of the array", struct {
+			at, other        int64
+			inFlight, min    size
+			lost             []size
+			lastProbeWasLost bool
+			generation       uint8
+			recorder         any
+		}{}, "another type"},
+		{"smaller numbers", struct {
+			at, other        int64
+			inFlight, min    int32
+			lost             [3]size
+			lastProbeWasLost bool
+			generation       uint8
+			recorder         any
+		}{}, "another type"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			l, err := readFinder(reflect.TypeOf(tc.finder))
+			switch {
+			case tc.want == "" && (err != nil || l.min == 0 || l.losses != 3):
+				t.Errorf("%+v, %v", l, err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+}
