@@ -15,6 +15,7 @@
 //	link.SetUDPBlocked(true)
 //	link.B.Readdress(netip.MustParsePrefix("10.77.0.4/24"))
 //	link.Restore()                                  // undoes cuts and blocks
+//	link.SetShape(link.AToB.Shape().WithMTU(1400))  // what is larger is lost, unsaid
 //
 // A link is two TUN devices and a pump each way:
 //

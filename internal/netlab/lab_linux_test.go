@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/edgewright/terraform-provider-edge/internal/netlab"
 )
 
@@ -142,6 +144,43 @@ func TestQueueDropsItsTail(t *testing.T) {
 	// No upper bound: machines are slow, lines are not fast.
 	if d, least := time.Since(start), time.Duration(len(got))*4224*time.Microsecond+10*time.Millisecond; d < least {
 		t.Errorf("%d packets took %s, faster than the line (%s)", len(got), d, least)
+	}
+}
+
+// What is larger than a line's MTU is lost without a word, what is larger than a
+// device's cannot be sent.
+func TestMTU(t *testing.T) {
+	a, b, k := pair(t, 1, netlab.Shape{}.WithMTU(1400))
+	sa, sb := sockets(t, a, b)
+	raw, err := sa.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused error
+	if err := errors.Join(raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
+	}), refused); err != nil {
+		t.Fatal(err)
+	}
+	const headers = 28
+	for _, size := range []int{1401, 1400} {
+		if _, err := sa.WriteToUDPAddrPort(make([]byte, size-headers), portB); err != nil {
+			t.Fatal(err)
+		}
+	}
+	buf := make([]byte, 1500)
+	n, _, err := sb.ReadFromUDPAddrPort(buf)
+	if err != nil || n != 1400-headers {
+		t.Errorf("%d bytes, %v; want the smaller packet", n, err)
+	}
+	if s := k.AToB.Stats(); s.TooLarge != 1 || s.Largest != 1400 {
+		t.Errorf("%+v", s)
+	}
+	if err := k.A.SetMTU(1300); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sa.WriteToUDPAddrPort(make([]byte, 1400-headers), portB); !errors.Is(err, syscall.EMSGSIZE) {
+		t.Errorf("a packet larger than the device takes: %v", err)
 	}
 }
 

@@ -34,6 +34,10 @@ type Shape struct {
 	// Jitter adds up to so much to Delay, uniformly and for each packet alone:
 	// packets overtake each other.
 	Jitter time.Duration
+	// MTU is how large an IP packet may be, in bytes; 0: as large as the devices
+	// at both ends let it be. One that is larger is lost, and no ICMP message says
+	// so, as on a link in between whose router does not send them.
+	MTU int
 }
 
 // WAN is the line most measurements use: mbps Mbit/s, half of rtt each way, and
@@ -44,6 +48,9 @@ func WAN(mbps float64, rtt time.Duration) Shape {
 
 // WithLoss returns s with a probability of loss.
 func (s Shape) WithLoss(p float64) Shape { s.Loss = p; return s }
+
+// WithMTU returns s with an MTU.
+func (s Shape) WithMTU(n int) Shape { s.MTU = n; return s }
 
 // WithJitter returns s with jitter.
 func (s Shape) WithJitter(d time.Duration) Shape { s.Jitter = d; return s }
@@ -210,9 +217,20 @@ func (e *End) DelAddr(p netip.Prefix) error {
 	return nil
 }
 
+// SetMTU changes the device's own MTU, so that the host cannot send what is larger.
+func (e *End) SetMTU(n int) error {
+	if err := e.Host.nl.LinkSetMTU(e.link, n); err != nil {
+		return fmt.Errorf("MTU %d of %s in host %s: %w", n, e.Device, e.Host.name, err)
+	}
+	return nil
+}
+
 // AddRoute sends what is for dst into the device.
-func (e *End) AddRoute(dst netip.Prefix) error {
-	r := &netlink.Route{LinkIndex: e.link.Attrs().Index, Dst: ipNet(dst.Masked())}
+func (e *End) AddRoute(dst netip.Prefix) error { return e.AddRouteMetric(dst, 0) }
+
+// AddRouteMetric does so where there is no route for dst with a lower metric.
+func (e *End) AddRouteMetric(dst netip.Prefix, metric int) error {
+	r := &netlink.Route{LinkIndex: e.link.Attrs().Index, Dst: ipNet(dst.Masked()), Priority: metric}
 	if err := e.Host.nl.RouteReplace(r); err != nil {
 		return fmt.Errorf("route %s into %s of host %s: %w", dst, e.Device, e.Host.name, err)
 	}

@@ -19,6 +19,8 @@ type Stats struct {
 	Lost             int64 // by Shape.Loss
 	TailDropped      int64 // the line's queue was full
 	Cut              int64 // by SetCut or SetUDPBlocked
+	TooLarge         int64 // for Shape.MTU
+	Largest          int64 // bytes of a packet that was delivered
 }
 
 // Direction is one way of a link. Its methods may be called at any time.
@@ -131,6 +133,9 @@ func (d *Direction) admit(b []byte, now time.Time) error {
 	case d.cut, d.udpBlocked && isUDP(b):
 		d.stats.Cut++
 		return nil
+	case d.shape.MTU > 0 && len(b) > d.shape.MTU:
+		d.stats.TooLarge++
+		return nil
 	case lost:
 		d.stats.Lost++
 		return nil
@@ -192,6 +197,7 @@ func (d *Direction) due(now time.Time) (*packet, error) {
 		}
 		d.stats.Delivered++
 		d.stats.Bytes += int64(len(p.bytes))
+		d.stats.Largest = max(d.stats.Largest, int64(len(p.bytes)))
 		return p, nil
 	}
 	return nil, nil

@@ -1,6 +1,7 @@
 // Package badnetworks shows what the tunnel promises on the networks that edge
-// sites have: addresses that change, links that go away for seconds, firewalls
-// that block UDP, paths that lose packets, for as long as a machine is up.
+// sites have: addresses and interfaces that change, links that go away for seconds,
+// firewalls that block UDP, paths that lose packets or those that are large, for as
+// long as a machine is up.
 //
 // It runs a real gateway and a real agent on real sockets, each in a network
 // namespace of its own, with a link of package netlab between them. A kubelet
