@@ -68,6 +68,17 @@ func TestGatewayKilled(t *testing.T) {
 	t.Logf("noticed after p50 %s, p99 %s", noticed.Quantile(0.5).Round(time.Millisecond), noticed.Quantile(0.99).Round(time.Millisecond))
 	t.Logf("restarted after %s; nodes back after p50 %s, p99 %s, last %s (from the kill)", restarted.Sub(killed).Round(time.Millisecond),
 		took.Quantile(0.5).Round(time.Millisecond), took.Quantile(0.99).Round(time.Millisecond), took.Quantile(1).Round(time.Millisecond))
+	// The promise is that 99 of a hundred are back within 30 s of the kill, of ten
+	// thousand; a thousand take 8 s on a quiet machine. Here the nodes are on the gateway's
+	// own, whose other work they wait for too. Nodes that learn of it only when a silent
+	// cut is noticed (20 s), and then back off, take longer.
+	bound := 30 * time.Second
+	if n > 1000 {
+		bound *= 2
+	}
+	if late := took.Quantile(0.99); late > bound {
+		t.Errorf("a hundredth of the nodes came back later than %s after the kill, want %s at most", late, bound)
+	}
 	again := w.quiet()
 	for resource, before := range calls {
 		if after := w.calls()[resource]; after != before {
