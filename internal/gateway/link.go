@@ -161,8 +161,12 @@ type linkTo struct {
 
 // runLink runs a connection to another gateway until it ends.
 func (g *Gateway) runLink(ctx context.Context, sess tunnel.Session, st tunnel.Stream, to linkTo) error {
+	limit := int64(tunnel.GatewayStallLimit) // ServePacket gives every connection GatewayConfig
+	if to.dialled {
+		limit = tunnel.MeshStallLimit
+	}
 	l := &link{
-		stalls: tunnel.NewStalls(tunnel.GatewayStallLimit, g.stalled),
+		stalls: tunnel.NewStalls(limit, g.stalled),
 		id:     to.id, dialled: to.dialled, sess: sess, control: tunnel.NewControl(st), wake: make(chan struct{}, 1),
 		holds: map[string]*holding{}, dirty: map[string]struct{}{},
 	}
@@ -364,7 +368,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 	defer w.streams.Done()
 	a.over = w.over
 	// The node's answer is the first that comes back: it goes through as it is.
-	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{Stalls: w.stalls}))
+	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{Stalls: w.stalls, StallsA: l.stalls}))
 }
 
 // forwardFailure is the answer to another gateway.

@@ -36,8 +36,8 @@ const maxEpochSkew = 10 * time.Minute
 
 // link is a connection to another gateway process.
 type link struct {
-	stalls  *tunnel.Stalls
-	id      string // of the gateway
+	stalls  *tunnel.Stalls // of what the link brings, for whichever node
+	id      string         // of the gateway
 	process string
 	dialled bool // by this end
 	sess    tunnel.Session

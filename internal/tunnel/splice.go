@@ -40,8 +40,10 @@ type SpliceOptions struct {
 	// ReadyB is called before the first read from b; its error aborts.
 	ReadyB func() error
 	// Stalls cuts the connection when nobody reads what its stream brings and
-	// others need what it holds; nil: nobody does.
-	Stalls *Stalls
+	// others need what it holds; nil: nobody does. Where both are streams it is of
+	// b's session, and StallsA of a's: each direction holds credit of the session
+	// that its bytes come from.
+	Stalls, StallsA *Stalls
 }
 
 // Spliced is what Splice carried, in bytes. Err is nil if each direction ended
@@ -61,7 +63,7 @@ type Spliced struct {
 //
 // A conn without CloseWrite is closed where a half-close would be needed.
 func Splice(a, b net.Conn, o SpliceOptions) Spliced {
-	s := &splice{spoken: make(chan struct{}), aborted: make(chan struct{}), a: a, b: b, stalls: o.Stalls}
+	s := &splice{spoken: make(chan struct{}), aborted: make(chan struct{}), a: a, b: b}
 	if !o.ClientFirst || len(o.Prefix) > 0 {
 		s.speak()
 	}
@@ -75,7 +77,7 @@ func Splice(a, b net.Conn, o SpliceOptions) Spliced {
 				return
 			}
 		}
-		out.BToA = s.copy(a, b, nil, func() bool {
+		out.BToA = s.copy(a, b, o.Stalls, nil, func() bool {
 			select {
 			case <-s.spoken:
 				return true
@@ -84,6 +86,10 @@ func Splice(a, b net.Conn, o SpliceOptions) Spliced {
 			}
 		})
 	}()
+	stallsA := o.StallsA
+	if stallsA == nil {
+		stallsA = o.Stalls
+	}
 	var err error
 	if len(o.Prefix) > 0 {
 		var n int
@@ -93,7 +99,7 @@ func Splice(a, b net.Conn, o SpliceOptions) Spliced {
 	if err != nil {
 		s.abort(err)
 	} else {
-		out.AToB += s.copy(b, a, s.speak, nil)
+		out.AToB += s.copy(b, a, stallsA, s.speak, nil)
 	}
 	<-done
 	s.end()
@@ -110,7 +116,6 @@ type splice struct {
 	abortOnce sync.Once
 	aborted   chan struct{}
 	err       error // set once, before aborted is closed
-	stalls    *Stalls
 
 	mu    sync.Mutex // guards all below
 	over  int        // directions that have ended, or that nobody wants
@@ -151,17 +156,18 @@ func (s *splice) abortWith(err error, code ResetCode) {
 	})
 }
 
-// copy moves bytes from src to dst until src ends. heard is called after the
-// first byte or the end of src, mayWrite before each write.
-func (s *splice) copy(dst, src net.Conn, heard func(), mayWrite func() bool) (n int64) {
+// copy moves bytes from src to dst until src ends. stalls is of src's session, if
+// src is a stream. heard is called after the first byte or the end of src, mayWrite
+// before each write.
+func (s *splice) copy(dst, src net.Conn, stalls *Stalls, heard func(), mayWrite func() bool) (n int64) {
 	pool := &buffers
 	buf := pool.Get().(*[]byte)
 	defer func() { pool.Put(buf) }()
 	var deaf bool // dst wants no more
 	var stall *stallWatch
-	if _, isStream := src.(interface{ Reset(ResetCode) }); isStream && s.stalls != nil {
-		stall = s.stalls.watch(func() { s.abortWith(ErrStalled, ResetStalled) })
-		defer s.stalls.remove(stall)
+	if _, isStream := src.(interface{ Reset(ResetCode) }); isStream && stalls != nil {
+		stall = stalls.watch(func() { s.abortWith(ErrStalled, ResetStalled) })
+		defer stalls.remove(stall)
 	}
 	var carries flow
 	bulk := false

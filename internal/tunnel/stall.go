@@ -25,12 +25,14 @@ const (
 	stallPiece = 32 << 10
 )
 
-// GatewayStallLimit and AgentStallLimit are how many bytes the stalled streams
-// of one session may hold: three quarters of the connection's window, so that
-// what is left carries everything else.
+// GatewayStallLimit, AgentStallLimit and MeshStallLimit are how many bytes the
+// stalled streams of one session may hold at the end with that configuration:
+// three quarters of the connection's window, so that what is left carries
+// everything else.
 const (
 	GatewayStallLimit = gatewayConnWindow / 4 * 3
 	AgentStallLimit   = agentConnWindow / 4 * 3
+	MeshStallLimit    = meshConnWindow / 4 * 3
 )
 
 // StallPool bounds what the stalled streams of all sessions of a process hold:
@@ -75,7 +77,7 @@ type Stalls struct {
 	timer *time.Timer // nil while list is empty
 }
 
-// NewStalls makes one for a session; see GatewayStallLimit. A pool bounds all
+// NewStalls makes one for a session; see GatewayStallLimit and its like. A pool bounds all
 // sessions that share it; nil: none.
 func NewStalls(limit int64, pool *StallPool) *Stalls { return &Stalls{limit: limit, pool: pool} }
 
