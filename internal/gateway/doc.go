@@ -20,6 +20,8 @@
 //	connected --authorised, HELLO--> welcomed --newest--> current
 //	current --a newer one is welcomed, here or at another gateway--> superseded
 //	superseded --no streams, or 15 min--> closed
+//	superseded --5 s--> takes no new streams of the node's
+//	superseded, with eight newer superseded ones --> closed
 //	current or superseded --Kick, at any gateway--> closed at once
 //	current --Close--> draining --moved to another gateway, no streams, or deadline--> closed
 //

@@ -58,17 +58,20 @@ type Gateway struct {
 	stalled    *tunnel.StallPool // of all sessions
 	lost       tunnel.SendErrors // of all sockets
 
-	mu       sync.Mutex          // guards all below
-	current  map[string]*session // none of a node whose newest session is elsewhere
-	all      map[*session]struct{}
-	members  membership
-	links    map[*link]struct{}
-	dialers  map[string]context.CancelFunc // of links to the listed gateways
-	departed map[string]*departure         // by node
-	epoch    uint64
-	draining bool // takes no sessions
-	refusing bool // takes no dials either
-	closed   bool
+	mu      sync.Mutex          // guards all below
+	current map[string]*session // none of a node whose newest session is elsewhere
+	all     map[*session]struct{}
+	// superseded are sessions that a newer one has taken over from, here or
+	// elsewhere, by node, oldest first.
+	superseded map[string][]*session
+	members    membership
+	links      map[*link]struct{}
+	dialers    map[string]context.CancelFunc // of links to the listed gateways
+	departed   map[string]*departure         // by node
+	epoch      uint64
+	draining   bool // takes no sessions
+	refusing   bool // takes no dials either
+	closed     bool
 }
 
 // New makes a gateway that serves nothing yet.
@@ -93,6 +96,7 @@ func New(cfg Config) (*Gateway, error) {
 		metrics:    newMetrics(),
 		current:    map[string]*session{},
 		all:        map[*session]struct{}{},
+		superseded: map[string][]*session{},
 		links:      map[*link]struct{}{},
 		dialers:    map[string]context.CancelFunc{},
 		departed:   map[string]*departure{},
@@ -307,6 +311,8 @@ func (g *Gateway) register(s *session) (old *session, ok bool) {
 	g.all[s] = struct{}{}
 	if old == nil {
 		g.held.Add()
+	} else {
+		g.supersedeLocked(old)
 	}
 	g.settledLocked(s.node)
 	g.events.push(event{s.node, true, s.since})
@@ -319,6 +325,7 @@ func (g *Gateway) unregister(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.all, s)
+	g.forgetSupersededLocked(s)
 	if g.current[s.node] == s {
 		delete(g.current, s.node)
 		g.held.Done()

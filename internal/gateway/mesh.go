@@ -263,6 +263,7 @@ func (g *Gateway) yieldLocked(node string, epoch uint64, to string) {
 		return
 	}
 	delete(g.current, node)
+	g.supersedeLocked(s)
 	g.held.Done()
 	g.changedLocked(node)
 	s.log.Info("node has moved", "to", to, "streams", s.streams.Count())

@@ -29,6 +29,10 @@ type session struct {
 	kubeletUp atomic.Bool
 	handlers  sync.WaitGroup // of its loops and streams
 	stalls    *tunnel.Stalls
+
+	// Guarded by Gateway.mu:
+	opened    int  // connections that the node opened and that are carried
+	finishing bool // it takes no more of them
 }
 
 // serveNode admits a node and starts its session, in goroutines that group
@@ -162,10 +166,11 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 	return old, nil
 }
 
-// retire lets the streams of a superseded session end, within supersedeGrace. If
-// that session ends by itself, so do they.
+// retire lets the streams of a superseded session end, within supersedeGrace, and
+// takes no new ones after retireLinger. If that session ends by itself, so do they.
 func (g *Gateway) retire(ctx context.Context, old *session) {
 	g.metrics.superseded.Inc()
+	g.cutOldest(old.node)
 	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
 	defer cancel()
 	linger := time.NewTimer(retireLinger)
@@ -176,6 +181,7 @@ func (g *Gateway) retire(ctx context.Context, old *session) {
 		return
 	case <-ctx.Done():
 	}
+	g.finish(old)
 	if err := old.streams.Wait(ctx); err != nil && old.sess.Err() == nil {
 		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.Count())
 	}
@@ -273,6 +279,12 @@ func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream)
 		a.end(tunnel.Spliced{Err: ErrDraining})
 		return
 	}
+	if err := g.beginStream(s); err != nil {
+		tunnel.Refuse(st, tunnel.DialFailure(err))
+		a.end(tunnel.Spliced{Err: err})
+		return
+	}
+	defer g.endStream(s)
 	timeout := tunnel.AgentDialTimeout
 	if h.Deadline > 0 {
 		timeout = min(timeout, h.Deadline)
