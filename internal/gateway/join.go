@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
@@ -35,9 +36,11 @@ func (g *Gateway) serveJoin(ctx context.Context, sess tunnel.Session) {
 		sess.Close(tunnel.CloseRateLimited, "too many join attempts from this address; try again in a minute")
 		return
 	}
+	var alone sync.WaitGroup
+	defer alone.Wait()
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	st, req, err := acceptRequest(ctx, sess, readJoin)
+	st, req, err := acceptRequest(ctx, sess, &alone, readJoin)
 	if st == nil {
 		sess.Close(tunnel.CloseProtocol, "no join request")
 		return
@@ -107,13 +110,25 @@ var errJoinRequest = errors.New("malformed join request")
 
 // acceptRequest waits for the stream and its request, within joinReadTimeout. st is
 // nil where no stream came.
-func acceptRequest[T any](ctx context.Context, sess tunnel.Session, read func(interface{ Read([]byte) (int, error) }) (T, error)) (st tunnel.Stream, req T, err error) {
+//
+// Until ctx ends, in a goroutine that alone counts, the session is closed when
+// another stream comes. Who joins or renews is a stranger, and each stream may make
+// the gateway hold a window of what nobody reads. QUIC would admit as many streams
+// of a stranger as of a node, because quic-go asks for a connection's limits before
+// it knows which protocol the client speaks; over TCP joinStreams is the limit.
+func acceptRequest[T any](ctx context.Context, sess tunnel.Session, alone *sync.WaitGroup, read func(interface{ Read([]byte) (int, error) }) (T, error)) (st tunnel.Stream, req T, err error) {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, joinReadTimeout)
 	defer cancel()
 	st, err = sess.Accept(ctx)
 	if err != nil {
 		return nil, req, err
 	}
+	alone.Go(func() {
+		if _, err := sess.Accept(whole); err == nil {
+			sess.Close(tunnel.CloseProtocol, "one request on one stream is all that is served here")
+		}
+	})
 	stop := context.AfterFunc(ctx, func() { _ = st.SetDeadline(time.Unix(1, 0)) })
 	req, err = read(st)
 	if stop() {

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/netip"
@@ -255,5 +256,47 @@ func TestJoinProtocolErrors(t *testing.T) {
 func TestALPNAgree(t *testing.T) {
 	if tunnel.JoinALPN != enroll.ALPN {
 		t.Errorf("%q and %q", tunnel.JoinALPN, enroll.ALPN)
+	}
+}
+
+// A stranger who opens more than the one stream of a join or a renewal is cut: all
+// of them could make the gateway hold what a node may.
+func TestStrangersHaveOneStream(t *testing.T) {
+	for _, protocol := range []string{tunnel.JoinALPN, tunnel.RenewALPN} {
+		t.Run(protocol, func(t *testing.T) {
+			inLab(t, func(_ *lab, c *gateway.Config) {
+				c.Enroller = enrollFunc(func(context.Context, enroll.Request, netip.AddrPort) enroll.Response { return enroll.Response{} })
+				c.Renewer = renewFunc(func(context.Context, string, *x509.Certificate, enroll.RenewRequest, netip.AddrPort) enroll.Response {
+					return enroll.Response{}
+				})
+			}, func(t *testing.T, l *lab) {
+				pc := l.net.Listen(netipAddr("10.0.7.7:0"))
+				tr := &quic.Transport{Conn: pc}
+				defer func() { tr.Close(); pc.Close() }()
+				qc, err := tr.Dial(t.Context(), net.UDPAddrFromAddrPort(gatewayAddr), &tls.Config{
+					NextProtos: []string{protocol}, ServerName: tunnel.ServerName, RootCAs: l.ca.Pool,
+					Certificates: []tls.Certificate{*l.ended(t, "berlin-1", time.Minute)},
+				}, tunnel.AgentConfig())
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer qc.CloseWithError(0, "")
+				for i := range 2 {
+					st, err := qc.OpenStream()
+					if err != nil {
+						t.Fatal(err)
+					}
+					st.Write([]byte{0}) // of a length
+					settle()
+					if over := qc.Context().Err() != nil; over != (i == 1) {
+						t.Errorf("after stream %d: %v", i, context.Cause(qc.Context()))
+					}
+				}
+				var ae *quic.ApplicationError
+				if err := context.Cause(qc.Context()); !errors.As(err, &ae) || tunnel.CloseCode(ae.ErrorCode) != tunnel.CloseProtocol || !strings.Contains(ae.ErrorMessage, "one stream") {
+					t.Errorf("closed with %v", err)
+				}
+			})
+		})
 	}
 }

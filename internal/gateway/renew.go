@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/enroll"
@@ -37,9 +38,11 @@ func (g *Gateway) serveRenew(ctx context.Context, sess tunnel.Session, chain []*
 		sess.Close(tunnel.CloseDenied, err.Error())
 		return
 	}
+	var alone sync.WaitGroup
+	defer alone.Wait()
 	ctx, cancel := context.WithTimeout(ctx, joinTimeout)
 	defer cancel()
-	st, req, err := acceptRequest(ctx, sess, readRenewal)
+	st, req, err := acceptRequest(ctx, sess, &alone, readRenewal)
 	if st == nil {
 		sess.Close(tunnel.CloseProtocol, "no renewal request")
 		return
