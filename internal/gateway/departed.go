@@ -14,6 +14,10 @@ import (
 // second wait; all later ones are answered at once.
 const returnGrace = time.Second
 
+// maxDeparted is how many nodes are waited for at once: all of a gateway that is
+// lost, and not what one that was taken over makes up.
+const maxDeparted = maxHoldings
+
 // departure is a node that nobody holds since less than returnGrace.
 type departure struct {
 	over  chan struct{} // closed when the node is back or its grace has passed
@@ -23,6 +27,9 @@ type departure struct {
 // departedLocked remembers that nobody holds the node from now on.
 func (g *Gateway) departedLocked(node string) {
 	g.settledLocked(node)
+	if len(g.departed) >= maxDeparted {
+		return
+	}
 	d := &departure{over: make(chan struct{})}
 	d.timer = time.AfterFunc(returnGrace, func() {
 		g.mu.Lock()

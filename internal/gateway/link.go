@@ -204,6 +204,9 @@ func (g *Gateway) runLink(ctx context.Context, sess tunnel.Session, st tunnel.St
 	l.process, l.draining = hello.Process, hello.Draining
 	snapshot, err := g.linkUp(l)
 	if err != nil {
+		if !errors.Is(err, ErrClosed) {
+			sess.Close(tunnel.CloseRateLimited, err.Error())
+		}
 		return err
 	}
 	defer g.linkDown(l)
@@ -240,6 +243,17 @@ func (g *Gateway) linkUp(l *link) (snapshot []string, err error) {
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
+	}
+	if !l.dialled {
+		made := 0
+		for other := range g.links {
+			if other.id == l.id && !other.dialled {
+				made++
+			}
+		}
+		if made >= maxLinks {
+			return nil, fmt.Errorf("gateway %s has %d connections to this one already", l.id, made)
+		}
 	}
 	g.links[l] = struct{}{}
 	for node := range g.current {
@@ -318,7 +332,10 @@ func (g *Gateway) hear(l *link) error {
 		}
 		switch m := m.(type) {
 		case tunnel.Owned:
-			g.heard(l, m)
+			if err := g.heard(l, m); err != nil {
+				return err
+			}
+			g.events.room(l.sess.Done())
 		case tunnel.Kick:
 			g.kick(m.Node, m.Reason)
 		case tunnel.MeshHello:

@@ -18,6 +18,17 @@ import (
 // and one of the far future would keep a node from ever having a newer session.
 const maxEpochSkew = 10 * time.Minute
 
+const (
+	// maxHoldings is how many nodes another gateway may say on one connection that
+	// it holds: three times what a gateway is made for. Each takes some 200 bytes
+	// here, and what a gateway that was taken over says must not take without end.
+	maxHoldings = 1 << 15
+	// maxLinks is how many connections one other gateway may have made to this one:
+	// one, and those of its processes before that are not known to be gone yet (for
+	// meshIdle of package tunnel), also where it starts again and again.
+	maxLinks = 8
+)
+
 // A mesh of gateways: every gateway keeps a connection to every other one of the
 // signed list and tells it which nodes it holds. Each connection carries what
 // both ends say and dials of both directions, so that a process that has taken
@@ -228,13 +239,13 @@ func (g *Gateway) heldLocked(node string) bool {
 	return h != nil
 }
 
-// heard takes over what another gateway says it holds.
-func (g *Gateway) heard(l *link, m tunnel.Owned) {
+// heard takes over what another gateway says it holds, up to maxHoldings.
+func (g *Gateway) heard(l *link, m tunnel.Owned) error {
 	newest := uint64(g.cfg.Clock().Add(maxEpochSkew).UnixNano())
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if _, ok := g.links[l]; !ok {
-		return
+		return nil
 	}
 	if m.Snapshot {
 		g.forgetLocked(l)
@@ -246,6 +257,8 @@ func (g *Gateway) heard(l *link, m tunnel.Owned) {
 			delete(l.holds, o.Node)
 		case o.Epoch > newest:
 			g.cfg.Logger.Warn("epoch of the future ignored: is the clock of the other gateway right?", "gateway", l.id, "node", o.Node)
+		case h == nil && len(l.holds) >= maxHoldings:
+			return fmt.Errorf("gateway %s says that it holds more than %d nodes", l.id, maxHoldings)
 		case h == nil || h.epoch != o.Epoch:
 			l.holds[o.Node] = &holding{epoch: o.Epoch}
 		}
@@ -254,6 +267,7 @@ func (g *Gateway) heard(l *link, m tunnel.Owned) {
 		}
 		g.announceLocked(o.Node, before)
 	}
+	return nil
 }
 
 // yieldLocked gives the node up if a newer session of it is at another gateway.
