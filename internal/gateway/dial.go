@@ -55,13 +55,15 @@ func (e *DialError) Unwrap() error { return e.Err }
 
 // Dial connects to a target of the node through its session. It waits for one
 // only if the node lost its last within returnGrace (else ErrNotConnected), and
-// for the node's answer never longer than tunnel.GatewayDialTimeout. Errors are
-// *DialError. The connection has CloseWrite; an audit line is logged when it is
+// for it and the node's answer never longer than tunnel.GatewayDialTimeout. Errors
+// are *DialError. The connection has CloseWrite; an audit line is logged when it is
 // closed.
 func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, error) {
 	a := g.audit("gateway", t.kind.String(), t.String())
 	a.node = node
 	g.dials.Add()
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	d, w, err := g.open(ctx, node, t, 0)
 	a.over = w.over
 	if err == nil {
@@ -81,6 +83,13 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 	}}, nil
 }
 
+// bounded is ctx for a whole dial, from finding the node to its answer: within
+// GatewayDialTimeout.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
+		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
+}
+
 // way is how a dial reaches its node.
 type way struct {
 	node string
@@ -91,8 +100,8 @@ type way struct {
 	over      string // what carries it from here; see auditLine
 }
 
-// open begins a dial and counts it in the way's streams, which the caller ends.
-// On error nothing is counted.
+// open begins a dial, until ctx ends, and counts it in the way's streams, which the
+// caller ends. On error nothing is counted.
 func (g *Gateway) open(ctx context.Context, node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, way, error) {
 	h := tunnel.Header{Kind: t.kind, Flags: flags, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
 	if t.kind == tunnel.KindTCP {
@@ -118,7 +127,7 @@ func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, 
 	}
 	if s != nil {
 		s.streams.Add()
-		d, err := tunnel.OpenDial(s.sess, h)
+		d, err := tunnel.OpenDialContext(ctx, s.sess, h)
 		if err != nil {
 			s.streams.Done()
 			return nil, way{}, err
@@ -129,7 +138,7 @@ func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, 
 		return nil, way{}, fmt.Errorf("%w: it is at gateway %s", ErrNotConnected, l.id)
 	}
 	l.streams.Add()
-	d, err := tunnel.OpenForward(l.sess, tunnel.Forward{Hops: hops - 1, Node: node}, h)
+	d, err := tunnel.OpenForward(ctx, l.sess, tunnel.Forward{Hops: hops - 1, Node: node}, h)
 	if err != nil {
 		l.streams.Done()
 		return nil, way{}, fmt.Errorf("through gateway %s: %w", l.id, err)
@@ -137,11 +146,8 @@ func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, 
 	return d, way{node, &l.streams, &far.kubeletUp, l.stalls, overMesh}, nil
 }
 
-// await reads the node's answer, within GatewayDialTimeout.
+// await reads the node's answer, until ctx (see bounded) ends.
 func (g *Gateway) await(ctx context.Context, d *tunnel.Dialed, w way, t Target) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
-		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
-	defer cancel()
 	began := time.Now()
 	err := d.Await(ctx)
 	if err == nil {

@@ -307,6 +307,54 @@ func TestDialIsBounded(t *testing.T) {
 	})
 }
 
+// Over TCP a dial has to wait for a place in the queue first. All of its waiting
+// together is bounded as one step is.
+func TestDialIsBoundedOverTCP(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		pod := netip.MustParseAddrPort("10.244.3.7:8443")
+		l.routes.pods[pod.Addr()] = "berlin-1"
+		l.joined("berlin-1", func(c net.Conn) { io.Copy(io.Discard, c) }, func(c *agent.Config) {
+			c.Transport = agent.TCP
+			c.AllowTCP = func(netip.AddrPort) error { return nil }
+			c.DialTCP = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+		})
+		bulk := l.connected("berlin-1:10250")
+		defer bulk.Close()
+		l.net.Cut(edgeAddr, true)
+		go bulk.Write(make([]byte, 4<<20))
+		settle()
+		// The dial is on its way after 8 s, and the agent answers 10 s later.
+		start := time.Now()
+		time.AfterFunc(8*time.Second, func() { l.net.Cut(edgeAddr, false) })
+		code, text := l.refused(pod.String())
+		if took := time.Since(start); code != 504 || took < tunnel.AgentDialTimeout || took > tunnel.GatewayDialTimeout {
+			t.Errorf("%d %q after %s", code, text, took)
+		}
+	})
+	// The queue stays as it is.
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		pod := netip.MustParseAddrPort("10.244.3.7:8443")
+		l.routes.pods[pod.Addr()] = "berlin-1"
+		l.joined("berlin-1", func(c net.Conn) { io.Copy(io.Discard, c) }, func(c *agent.Config) { c.Transport = agent.TCP })
+		bulk := l.connected("berlin-1:10250")
+		defer bulk.Close()
+		l.net.Cut(edgeAddr, true)
+		go bulk.Write(make([]byte, 4<<20))
+		settle()
+		start := time.Now()
+		code, text := l.refused(pod.String())
+		if took := time.Since(start); code != 504 || took > tunnel.GatewayDialTimeout {
+			t.Errorf("%d %q after %s", code, text, took)
+		}
+		// A session that ends is closed in time only where its packets arrive.
+		l.net.Cut(edgeAddr, false)
+		settle()
+	})
+}
+
 func TestDialInProcess(t *testing.T) {
 	inLab(t, nil, func(t *testing.T, l *lab) {
 		l.joined("berlin-1", nil, nil)

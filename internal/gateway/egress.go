@@ -109,6 +109,8 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 	if optimistic {
 		flags = tunnel.FlagOptimistic
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	d, w, err := g.open(ctx, rt.node, rt.target, flags)
 	a.over = w.over
 	if err != nil {
@@ -121,10 +123,17 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 		// One round trip less: the TLS hello follows the header. If the dial
 		// fails after all, the apiserver sees the connection end.
 		a.optimistic = true
-		opts.ReadyB = func() error { return g.await(ctx, d, w, rt.target) }
-	} else if err := g.await(ctx, d, w, rt.target); err != nil {
-		g.answer(c, err)
-		return tunnel.Spliced{Err: err}
+		opts.ReadyB = func() error {
+			defer cancel() // the connection goes on for longer than its dial
+			return g.await(ctx, d, w, rt.target)
+		}
+	} else {
+		err := g.await(ctx, d, w, rt.target)
+		cancel()
+		if err != nil {
+			g.answer(c, err)
+			return tunnel.Spliced{Err: err}
+		}
 	}
 	if err := writeEstablished(c); err != nil {
 		d.Reset(tunnel.ResetAborted)
@@ -263,7 +272,7 @@ func statusOf(err error) int {
 			return http.StatusServiceUnavailable
 		}
 		return http.StatusBadGateway
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return http.StatusGatewayTimeout
 	case errors.As(err, &de), errors.Is(err, ErrNoRoute), errors.Is(err, ErrAmbiguous), errors.Is(err, errRoute):
 		return http.StatusBadGateway

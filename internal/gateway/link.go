@@ -376,7 +376,9 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	d, w, err := g.openHeader(ctx, f.Node, h, f.Hops)
+	opening, cancel := bounded(ctx)
+	d, w, err := g.openHeader(opening, f.Node, h, f.Hops)
+	cancel()
 	if err != nil {
 		tunnel.Refuse(st, forwardFailure(err))
 		a.end(tunnel.Spliced{Err: err})

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
@@ -253,7 +254,7 @@ func resultOf(err error) string {
 		return "stream limit"
 	case errors.Is(err, tunnel.ErrStalled):
 		return "stalled"
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
 		return "timeout"
 	}
 	return "broken"

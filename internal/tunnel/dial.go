@@ -13,19 +13,28 @@ import (
 type Dialed struct{ Stream }
 
 // OpenDial opens a stream on s and sends h. It does not wait for the response.
-func OpenDial(s Session, h Header) (*Dialed, error) { return openDial(s, nil, h) }
+func OpenDial(s Session, h Header) (*Dialed, error) {
+	return OpenDialContext(context.Background(), s, h)
+}
 
-// OpenForward is OpenDial on a session between gateways: for a node that the
+// OpenDialContext is OpenDial that gives up sending h when ctx ends; ctx's cause is
+// then the error. Opening the stream comes before, and takes five seconds at most
+// (muxOpenTimeout), whatever ctx is.
+func OpenDialContext(ctx context.Context, s Session, h Header) (*Dialed, error) {
+	return openDial(ctx, s, nil, h)
+}
+
+// OpenForward is OpenDialContext on a session between gateways: for a node that the
 // other one holds.
-func OpenForward(s Session, f Forward, h Header) (*Dialed, error) {
+func OpenForward(ctx context.Context, s Session, f Forward, h Header) (*Dialed, error) {
 	b, err := f.Append(nil)
 	if err != nil {
 		return nil, err
 	}
-	return openDial(s, b, h)
+	return openDial(ctx, s, b, h)
 }
 
-func openDial(s Session, prefix []byte, h Header) (*Dialed, error) {
+func openDial(ctx context.Context, s Session, prefix []byte, h Header) (*Dialed, error) {
 	b, err := h.Append(prefix)
 	if err != nil {
 		return nil, err
@@ -35,19 +44,27 @@ func openDial(s Session, prefix []byte, h Header) (*Dialed, error) {
 		return nil, err
 	}
 	st.SetUrgency(h.Kind.urgency())
-	if err := st.SetWriteDeadline(time.Now().Add(HelloTimeout)); err != nil {
-		st.Reset(ResetAborted)
-		return nil, fmt.Errorf("send dial header: %w", err)
-	}
-	if _, err := st.Write(b); err != nil {
-		st.Reset(ResetAborted)
-		return nil, fmt.Errorf("send dial header: %w", err)
-	}
-	if err := st.SetWriteDeadline(time.Time{}); err != nil {
+	if err := sendHeader(ctx, st, b); err != nil {
 		st.Reset(ResetAborted)
 		return nil, fmt.Errorf("send dial header: %w", err)
 	}
 	return &Dialed{st}, nil
+}
+
+// sendHeader writes b, within HelloTimeout and until ctx ends.
+func sendHeader(ctx context.Context, st Stream, b []byte) error {
+	if err := st.SetWriteDeadline(time.Now().Add(HelloTimeout)); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = st.SetWriteDeadline(time.Unix(1, 0)) })
+	_, err := st.Write(b)
+	if !stop() {
+		return context.Cause(ctx) // as in Await, the stream is not handed out
+	}
+	if err != nil {
+		return err
+	}
+	return st.SetWriteDeadline(time.Time{})
 }
 
 // Await reads the response. A dial the other end refused is a *StatusError; the
