@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
@@ -65,10 +67,10 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	d, w, err := g.open(ctx, node, t, 0)
-	a.over = w.over
+	a.over, a.trace = w.over, w.trace
 	if err == nil {
 		if err = g.await(ctx, d, w, t); err != nil {
-			w.streams.Done()
+			w.end()
 		}
 	}
 	if err != nil {
@@ -77,7 +79,7 @@ func (g *Gateway) Dial(ctx context.Context, node string, t Target) (net.Conn, er
 		return nil, err
 	}
 	return &auditedConn{Stream: d, end: func(in, out int64) {
-		w.streams.Done()
+		w.end()
 		g.dials.Done()
 		a.end(tunnel.Spliced{AToB: out, BToA: in})
 	}}, nil
@@ -92,16 +94,17 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 
 // way is how a dial reaches its node.
 type way struct {
-	node string
-	// streams counts the dial; who opened it ends it there.
-	streams   *tunnel.Inflight
+	node  string
+	trace uint64 // the header's, also of a dial that failed
+	// end says that the dial, which is counted, is over; called once.
+	end       func()
 	kubeletUp *atomic.Bool
 	stalls    *tunnel.Stalls
 	over      string // what carries it from here; see auditLine
 }
 
-// open begins a dial, until ctx ends, and counts it in the way's streams, which the
-// caller ends. On error nothing is counted.
+// open begins a dial, until ctx ends, and counts it until the caller calls the way's
+// end. On error nothing is counted.
 func (g *Gateway) open(ctx context.Context, node string, t Target, flags tunnel.Flags) (*tunnel.Dialed, way, error) {
 	h := tunnel.Header{Kind: t.kind, Flags: flags, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
 	if t.kind == tunnel.KindTCP {
@@ -109,7 +112,7 @@ func (g *Gateway) open(ctx context.Context, node string, t Target, flags tunnel.
 	}
 	d, w, err := g.openHeader(ctx, node, h, forwardHops)
 	if err != nil {
-		return nil, way{}, &DialError{node, t, err}
+		return nil, way{trace: h.Trace}, &DialError{node, t, err}
 	}
 	return d, w, nil
 }
@@ -127,12 +130,17 @@ func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, 
 	}
 	if s != nil {
 		s.streams.Add()
+		s.kinds[h.Kind].Add(1)
+		end := func() {
+			s.kinds[h.Kind].Add(-1)
+			s.streams.Done()
+		}
 		d, err := tunnel.OpenDialContext(ctx, s.sess, h)
 		if err != nil {
-			s.streams.Done()
+			end()
 			return nil, way{}, err
 		}
-		return d, way{node, &s.streams, &s.kubeletUp, s.stalls, tunnel.TransportOf(s.sess)}, nil
+		return d, way{node, h.Trace, end, &s.kubeletUp, s.stalls, tunnel.TransportOf(s.sess)}, nil
 	}
 	if hops == 0 {
 		return nil, way{}, fmt.Errorf("%w: it is at gateway %s", ErrNotConnected, l.id)
@@ -143,7 +151,7 @@ func (g *Gateway) openHeader(ctx context.Context, node string, h tunnel.Header, 
 		l.streams.Done()
 		return nil, way{}, fmt.Errorf("through gateway %s: %w", l.id, err)
 	}
-	return d, way{node, &l.streams, &far.kubeletUp, l.stalls, overMesh}, nil
+	return d, way{node, h.Trace, l.streams.Done, &far.kubeletUp, l.stalls, overMesh}, nil
 }
 
 // await reads the node's answer, until ctx (see bounded) ends.
@@ -205,16 +213,25 @@ type auditLine struct {
 	g                       *Gateway
 	who, kind, target, node string
 	over                    string // tunnel.OverQUIC or OverTCP, overMesh, overNothing, or "": it got nowhere
+	trace                   uint64 // as in the log of the node; 0: it got nowhere
 	optimistic              bool
 	start                   time.Time
+	inFlight                prometheus.Gauge // counts it until its end
 }
 
+// audit begins the record of a dial; its end has to be called.
 func (g *Gateway) audit(who, kind, target string) *auditLine {
-	return &auditLine{g: g, who: who, kind: kind, target: target, start: g.cfg.Clock()}
+	a := &auditLine{
+		g: g, who: who, kind: kind, target: target, start: g.cfg.Clock(),
+		inFlight: g.metrics.inFlight.WithLabelValues(kindLabel(kind)),
+	}
+	a.inFlight.Inc()
+	return a
 }
 
 // end writes the line. Bytes are seen from who dialled.
 func (a *auditLine) end(s tunnel.Spliced) {
+	a.inFlight.Dec()
 	a.g.metrics.dialled(a.kind, a.over, s)
 	result := "ok"
 	if s.Err != nil {
@@ -230,6 +247,9 @@ func (a *auditLine) end(s tunnel.Spliced) {
 	}
 	if a.node != "" {
 		attrs = append(attrs, slog.String("node", a.node))
+	}
+	if a.trace != 0 {
+		attrs = append(attrs, slog.Uint64("trace", a.trace))
 	}
 	if a.optimistic {
 		attrs = append(attrs, slog.Bool("optimistic", true))

@@ -7,7 +7,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -352,6 +354,44 @@ func TestDialIsBoundedOverTCP(t *testing.T) {
 		// A session that ends is closed in time only where its packets arrive.
 		l.net.Cut(edgeAddr, false)
 		settle()
+	})
+}
+
+// A dial is found in the logs of all that took part in it by one number.
+func TestTraceIsLogged(t *testing.T) {
+	inFleet(t, []string{"a", "b"}, func(t *testing.T, fl *fleet) {
+		fl.serveAPI()
+		n := fl.node("berlin-1", func(c *agent.Config) {
+			c.DialKubelet = func(context.Context) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+		})
+		settle()
+		for _, m := range fl.members {
+			if code, text := m.refused("berlin-1:10250"); code != 502 {
+				t.Errorf("%d %q", code, text)
+			}
+		}
+		c, err := n.DialAPIServer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		settle()
+		lines := map[string]int{} // by trace
+		for line := range strings.Lines(fl.logs.String()) {
+			if _, trace, ok := strings.Cut(line, " trace="); ok {
+				lines[strings.Fields(trace)[0]]++
+			}
+		}
+		// The holder's and the node's; both gateways' and the node's; what the node
+		// dials is in the gateway's.
+		var counts []int
+		for _, n := range lines {
+			counts = append(counts, n)
+		}
+		slices.Sort(counts)
+		if !slices.Equal(counts, []int{1, 2, 3}) {
+			t.Errorf("lines by trace: %v\n%s", lines, fl.logs.String())
+		}
 	})
 }
 

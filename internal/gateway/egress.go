@@ -112,12 +112,12 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	d, w, err := g.open(ctx, rt.node, rt.target, flags)
-	a.over = w.over
+	a.over, a.trace = w.over, w.trace
 	if err != nil {
 		g.answer(c, err)
 		return tunnel.Spliced{Err: err}
 	}
-	defer w.streams.Done()
+	defer w.end()
 	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true, Stalls: w.stalls}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial

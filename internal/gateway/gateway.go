@@ -118,6 +118,9 @@ type SessionInfo struct {
 	BootID        string
 	// Streams carried at the moment, both directions.
 	Streams int
+	// Kinds is how many of them there are by kind; those whose header is still
+	// awaited have none, and kinds of which there are none are left out.
+	Kinds map[string]int `json:",omitempty"`
 	// Superseded: a newer session has taken over; this one only finishes.
 	Superseded bool
 	// Congestion is how what is sent to the node answers loss; empty: the kernel
@@ -136,7 +139,7 @@ func (g *Gateway) Sessions() []SessionInfo {
 		out = append(out, SessionInfo{
 			Node: s.node, Remote: s.sess.Remote(), Since: s.since, Epoch: s.epoch,
 			EngineVersion: s.hello.EngineVersion, Architecture: s.hello.Architecture, BootID: s.hello.BootID,
-			Streams: s.streams.Count(), Superseded: g.current[s.node] != s,
+			Streams: s.streams.Count(), Kinds: s.byKind(), Superseded: g.current[s.node] != s,
 			Congestion: tunnel.CongestionOf(s.sess), Stats: tunnel.StatsOf(s.sess),
 		})
 	}
@@ -149,6 +152,20 @@ func (g *Gateway) Sessions() []SessionInfo {
 		}
 		return 1
 	})
+	return out
+}
+
+// byKind is how many connections the session carries, by kind; nil: none.
+func (s *session) byKind() map[string]int {
+	var out map[string]int
+	for k := range s.kinds {
+		if n := s.kinds[k].Load(); n > 0 {
+			if out == nil {
+				out = map[string]int{}
+			}
+			out[tunnel.Kind(k).String()] = int(n) //nolint:gosec // an index of kinds
+		}
+	}
 	return out
 }
 

@@ -362,7 +362,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 	}
 	h, err := tunnel.AcceptDial(st)
 	a := g.audit("gateway "+l.id, h.Kind.String(), h.Target)
-	a.node = f.Node
+	a.node, a.trace = f.Node, h.Trace
 	if h.Target == "" {
 		a.target = h.Kind.String()
 	}
@@ -384,7 +384,7 @@ func (g *Gateway) serveForward(ctx context.Context, l *link, st tunnel.Stream) {
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	defer w.streams.Done()
+	defer w.end()
 	a.over = w.over
 	// The node's answer is the first that comes back: it goes through as it is.
 	a.end(tunnel.Splice(st, d.Stream, tunnel.SpliceOptions{Stalls: w.stalls, StallsA: l.stalls}))

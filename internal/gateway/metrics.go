@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
@@ -27,10 +28,10 @@ type metrics struct {
 	dialSeconds  *prometheus.HistogramVec // by kind
 	dials        *prometheus.CounterVec   // by kind, transport and result
 	bytes        *prometheus.CounterVec   // by kind and direction
+	inFlight     *prometheus.GaugeVec     // dials, by kind
 	joins        *prometheus.CounterVec   // by result
 	sendErrors   *prometheus.Desc
 	heldSessions *prometheus.Desc
-	streams      *prometheus.Desc
 	peers        *prometheus.Desc
 	farNodes     *prometheus.Desc
 	windows      *prometheus.Desc
@@ -49,7 +50,7 @@ func newMetrics() *metrics {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 	}
-	return &metrics{
+	m := &metrics{
 		handshakes: counter("handshakes_total", "Handshakes by what became of them: begun, done, validated (the address had to prove itself first), refused (too many at the moment; no work was done). Those begun and not done failed or are under way.", "transport", "outcome"),
 		sessions:   counter("sessions_begun_total", "Sessions that became their node's newest: new, or superseding an older one here.", "how", "transport"),
 		refused:    counter("sessions_refused_total", "Sessions that were refused after the handshake.", "why"),
@@ -62,12 +63,13 @@ func newMetrics() *metrics {
 			Help: "From a dial's begin to the node's answer.",
 			// From a LAN's round trip to the bound of a dial.
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 12}}, []string{"kind"}),
-		dials:        counter("dials_total", "Dials by kind, by what carried them from here (quic, tcp, mesh: to another gateway, none: outside of the tunnel, empty: they got nowhere), and result.", "kind", "transport", "result"),
-		bytes:        counter("carried_bytes_total", "Bytes carried, as seen from who dialled.", "kind", "direction"),
+		dials: counter("dials_total", "Dials by kind, by what carried them from here (quic, tcp, mesh: to another gateway, none: outside of the tunnel, empty: they got nowhere), and result.", "kind", "transport", "result"),
+		bytes: counter("carried_bytes_total", "Bytes carried, as seen from who dialled.", "kind", "direction"),
+		inFlight: prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: namespace, Name: "dials_in_flight",
+			Help: "Dials and carried connections at the moment."}, []string{"kind"}),
 		joins:        counter("joins_total", "Joins by result.", "result"),
 		sendErrors:   desc("send_errors_total", "Packets that a send error lost.", "errno"),
 		heldSessions: desc("sessions", "Sessions at the moment; over tcp are those whose network lets no UDP through, or that were told to.", "state", "transport"),
-		streams:      desc("dials_in_flight", "Dials and carried connections at the moment."),
 		peers:        desc("mesh_links", "Connections to other gateways.", "gateway"),
 		farNodes:     desc("mesh_nodes", "Nodes that another gateway says it holds.", "gateway"),
 		windows:      desc("window_growth_bytes", "By how much receive windows have grown beyond what every session has (TCP; those of QUIC do not)."),
@@ -76,7 +78,14 @@ func newMetrics() *metrics {
 		stalledLimit: desc("stalled_limit_bytes", "What they may hold, all sessions together, before the longest stalled are cut."),
 		stallCuts:    desc("stall_aborts_total", "Connections that were cut because nobody read them while others needed what they held."),
 	}
+	for _, kind := range append(slices.Clone(carriedKinds), localKind) {
+		m.inFlight.WithLabelValues(kind) // none is a figure too
+	}
+	return m
 }
+
+// carriedKinds are the kinds of connections that sessions carry.
+var carriedKinds = []string{tunnel.KindKubelet.String(), tunnel.KindTCP.String(), tunnel.KindAPIServer.String()}
 
 // Describe implements prometheus.Collector.
 func (g *Gateway) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(g, ch) }
@@ -85,7 +94,7 @@ func (g *Gateway) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCo
 // label that names a node.
 func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 	m := g.metrics
-	for _, c := range []prometheus.Collector{m.handshakes, m.sessions, m.refused, m.ended, m.superseded, m.migrations, m.dialSeconds, m.dials, m.bytes, m.joins} {
+	for _, c := range []prometheus.Collector{m.handshakes, m.sessions, m.refused, m.ended, m.superseded, m.migrations, m.dialSeconds, m.dials, m.bytes, m.inFlight, m.joins} {
 		c.Collect(ch)
 	}
 	gauge := func(d *prometheus.Desc, v int, labels ...string) {
@@ -106,7 +115,6 @@ func (g *Gateway) Collect(ch chan<- prometheus.Metric) {
 	for h, n := range sessions {
 		gauge(m.heldSessions, n, h.state, h.transport)
 	}
-	gauge(m.streams, g.dials.Count())
 	gauge(m.windows, int(g.budget.Used()))
 	gauge(m.windowLimit, int(g.budget.Limit()))
 	gauge(m.stalled, int(g.stalled.Held()))
@@ -153,7 +161,7 @@ var (
 		received: nodeDesc("received_bytes", "Bytes received from the node."),
 		packets:  nodeDesc("sent_packets", "Packets sent to the node."),
 		lost:     nodeDesc("lost_packets", "Packets to the node that were lost."),
-		streams:  nodeDesc("streams", "Carried connections."),
+		streams:  prometheus.NewDesc("edge_node_streams", "Carried connections.", []string{"node", "kind"}, nil),
 		since:    nodeDesc("session_start_seconds", "When the session began, in Unix time."),
 		epoch:    prometheus.NewDesc("edge_node_session", "The node's sessions: transport, congestion control, remote address, epoch.", []string{"node", "transport", "congestion", "remote", "epoch", "state"}, nil),
 	}
@@ -174,15 +182,25 @@ func (c nodeCollector) Collect(ch chan<- prometheus.Metric) {
 		if s.Superseded {
 			continue
 		}
-		for d, v := range map[*prometheus.Desc]float64{
-			nodeDescs.rtt: s.Stats.RTT.Seconds(), nodeDescs.minRTT: s.Stats.MinRTT.Seconds(),
-			nodeDescs.window: float64(s.Stats.CongestionWindow), nodeDescs.sent: float64(s.Stats.Sent),
-			nodeDescs.received: float64(s.Stats.Received), nodeDescs.packets: float64(s.Stats.PacketsSent),
-			nodeDescs.lost: float64(s.Stats.PacketsLost), nodeDescs.streams: float64(s.Streams),
-			nodeDescs.since: float64(s.Since.UnixMilli()) / 1000,
-		} {
-			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, s.Node)
+		gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, append([]string{s.Node}, labels...)...)
 		}
+		gauge(nodeDescs.sent, float64(s.Stats.Sent))
+		gauge(nodeDescs.received, float64(s.Stats.Received))
+		gauge(nodeDescs.since, float64(s.Since.UnixMilli())/1000)
+		for _, kind := range carriedKinds {
+			gauge(nodeDescs.streams, float64(s.Kinds[kind]), kind)
+		}
+		if s.Stats.RTT > 0 { // over TCP it is not known at first
+			gauge(nodeDescs.rtt, s.Stats.RTT.Seconds())
+		}
+		if s.Stats.Transport != tunnel.OverQUIC {
+			continue // the kernel knows the rest, and a zero would say that nothing is lost
+		}
+		gauge(nodeDescs.minRTT, s.Stats.MinRTT.Seconds())
+		gauge(nodeDescs.window, float64(s.Stats.CongestionWindow))
+		gauge(nodeDescs.packets, float64(s.Stats.PacketsSent))
+		gauge(nodeDescs.lost, float64(s.Stats.PacketsLost))
 	}
 }
 

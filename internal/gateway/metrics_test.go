@@ -163,7 +163,7 @@ func TestMetricsOfDials(t *testing.T) {
 			`dial_seconds_count{kind="kubelet"}`:                              2,
 			`carried_bytes_total{direction="sent",kind="kubelet"}`:            20,
 			`carried_bytes_total{direction="received",kind="kubelet"}`:        20,
-			`dials_in_flight`: 0,
+			`dials_in_flight{kind="kubelet"}`:                                 0, `dials_in_flight{kind="apiserver"}`: 0, `dials_in_flight{kind="local"}`: 0,
 		})
 		for _, n := range []*node{quic, tcp} {
 			f := n.Figures()
@@ -177,9 +177,40 @@ func TestMetricsOfDials(t *testing.T) {
 // What is shown of each node is on a page of its own.
 func TestMetricsOfNodes(t *testing.T) {
 	inLab(t, nil, func(t *testing.T, l *lab) {
-		l.joined("berlin-1", nil, nil)
+		l.serveAPI()
+		n := l.joined("berlin-1", nil, nil)
 		l.joined("berlin-2", nil, func(c *agent.Config) { c.Transport = agent.TCP })
 		settle()
+		for range 2 {
+			exec := l.connected("berlin-1:10250")
+			defer exec.Close()
+			roundTrip(t, exec, []byte("x"))
+		}
+		watch, err := n.DialAPIServer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer watch.Close()
+		want(t, scrape(t, l.gw, "/metrics"), map[string]float64{
+			`dials_in_flight{kind="kubelet"}`: 2, `dials_in_flight{kind="apiserver"}`: 1, `dials_in_flight{kind="tcp"}`: 0,
+		})
+		nodes := scrape(t, l.gw, "/metrics/nodes")
+		for series, v := range map[string]float64{
+			`edge_node_streams{kind="kubelet",node="berlin-1"}`: 2, `edge_node_streams{kind="apiserver",node="berlin-1"}`: 1,
+			`edge_node_streams{kind="tcp",node="berlin-1"}`: 0, `edge_node_streams{kind="kubelet",node="berlin-2"}`: 0,
+			`edge_node_lost_packets{node="berlin-1"}`: 0,
+		} {
+			if got, ok := nodes[series]; !ok || got != v {
+				t.Errorf("%s is %v (there: %v), want %v", series, got, ok, v)
+			}
+		}
+		// What the kernel knows is not zero, but not shown.
+		for _, name := range []string{"min_rtt_seconds", "congestion_window_bytes", "sent_packets", "lost_packets"} {
+			_, quic := nodes[`edge_node_`+name+`{node="berlin-1"}`]
+			if _, tcp := nodes[`edge_node_`+name+`{node="berlin-2"}`]; !quic || tcp {
+				t.Errorf("%s: over QUIC %v, over TCP %v", name, quic, tcp)
+			}
+		}
 		shown := map[string]bool{}
 		for series := range scrape(t, l.gw, "/metrics/nodes") {
 			for _, part := range []string{`edge_node_session{congestion="tolerant",`, `edge_node_session{congestion="",`, `edge_node_rtt_seconds{node="berlin-1"}`} {

@@ -30,9 +30,11 @@ type session struct {
 	handlers  sync.WaitGroup // of its loops and streams
 	stalls    *tunnel.Stalls
 
-	// Guarded by Gateway.mu:
-	opened    int  // connections that the node opened and that are carried
-	finishing bool // it takes no more of them
+	// kinds is how many connections of each kind it carries. Those to the apiserver
+	// are what the node has opened, of which Gateway.mu guards the beginning.
+	kinds [tunnel.KindTun + 1]atomic.Int32
+
+	finishing bool // it takes no more of the node's; guarded by Gateway.mu
 }
 
 // serveNode admits a node and starts its session, in goroutines that group
@@ -262,7 +264,7 @@ func (g *Gateway) acceptLoop(ctx context.Context, s *session) error {
 func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream) {
 	h, err := tunnel.AcceptDial(st)
 	a := g.audit("node "+s.node, h.Kind.String(), "apiserver")
-	a.over = tunnel.TransportOf(s.sess)
+	a.over, a.trace = tunnel.TransportOf(s.sess), h.Trace
 	if err != nil {
 		a.end(tunnel.Spliced{Err: err})
 		return
@@ -284,7 +286,7 @@ func (g *Gateway) serveStream(ctx context.Context, s *session, st tunnel.Stream)
 		a.end(tunnel.Spliced{Err: err})
 		return
 	}
-	defer g.endStream(s)
+	defer s.kinds[tunnel.KindAPIServer].Add(-1)
 	timeout := tunnel.AgentDialTimeout
 	if h.Deadline > 0 {
 		timeout = min(timeout, h.Deadline)

@@ -60,7 +60,7 @@ var errFinishing = &tunnel.StatusError{
 	Text:   "a newer session of this node has taken over; dial again through that one",
 }
 
-// beginStream counts a connection that the node opens, which endStream ends, or
+// beginStream counts a connection that the node opens, in the session's kinds, or
 // says why it may have no more of them.
 func (g *Gateway) beginStream(s *session) error {
 	g.mu.Lock()
@@ -68,24 +68,18 @@ func (g *Gateway) beginStream(s *session) error {
 	if s.finishing {
 		return errFinishing
 	}
-	n := 0
+	n := int32(0)
 	if newest := g.current[s.node]; newest != nil {
-		n = newest.opened
+		n = newest.kinds[tunnel.KindAPIServer].Load()
 	}
 	for _, old := range g.superseded[s.node] {
-		n += old.opened
+		n += old.kinds[tunnel.KindAPIServer].Load()
 	}
 	if n >= maxNodeStreams {
 		return fmt.Errorf("%w: node %s has %d connections through this gateway; close some", tunnel.ErrStreamLimit, s.node, n)
 	}
-	s.opened++
+	s.kinds[tunnel.KindAPIServer].Add(1)
 	return nil
-}
-
-func (g *Gateway) endStream(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s.opened--
 }
 
 // finish makes the session take no more streams of the node's.
