@@ -63,7 +63,12 @@ const (
 	// less than the interval of heartbeats, which have some jitter.
 	leaseEvery = tunnel.HeartbeatInterval - 2*time.Second
 	// leaseWorkers: at a millisecond or two a renewal, enough for ten thousand
-	// nodes in ten seconds.
+	// nodes in ten seconds. It also bounds what nodes can ask of the apiserver that
+	// return at once, whose first word is a heartbeat: so many calls at a time, and
+	// no more a second than a gateway admits sessions (a thousand; 420 where it was
+	// lost and had told them how to return), which is about what ten thousand
+	// nodes cause all the time. These renewals are not put off further: the leases
+	// of those who return last are as old as they may be.
 	leaseWorkers = 8
 	// leaseTimeout bounds one renewal; the next heartbeat is as good.
 	leaseTimeout = 5 * time.Second
