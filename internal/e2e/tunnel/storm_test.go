@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
@@ -21,6 +23,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/api/v1alpha1"
 	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/pki"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // storm is how many nodes return in TestGatewayKilled.
@@ -32,8 +35,9 @@ func storm() int {
 }
 
 // A gateway with a thousand (ten thousand) nodes is killed and started again.
-// All of them return, the apiserver is asked nothing for it, and the process
-// takes no more than twice the memory that it takes afterwards.
+// All of them return, the apiserver is asked nothing for it but to renew leases, as
+// often as without a storm, and the process takes no more than twice the memory that
+// it takes afterwards.
 func TestGatewayKilled(t *testing.T) {
 	w := newWorld(t)
 	n := storm()
@@ -60,6 +64,7 @@ func TestGatewayKilled(t *testing.T) {
 	}
 	<-first.done
 	killed := time.Now()
+	renewals := w.renewals()
 	w.launch("a").says("serving nodes")
 	restarted := time.Now()
 	calls := w.calls()
@@ -78,6 +83,19 @@ func TestGatewayKilled(t *testing.T) {
 	}
 	if late := took.Quantile(0.99); late > bound {
 		t.Errorf("a hundredth of the nodes came back later than %s after the kill, want %s at most", late, bound)
+	}
+	var renewed int
+	w.eventually("all leases renewed", func() error {
+		if renewed = w.renewals() - renewals; renewed < n {
+			return fmt.Errorf("%d leases of %d are renewed", renewed, n)
+		}
+		return nil
+	})
+	// Each node's first word, and one for each of its heartbeats since.
+	beats := n + int(float64(n)*time.Since(killed).Seconds()/tunnel.HeartbeatInterval.Seconds())
+	t.Logf("leases renewed %d times while the nodes returned", renewed)
+	if renewed > beats {
+		t.Errorf("leases were renewed %d times, and there were %d heartbeats at most", renewed, beats)
 	}
 	again := w.quiet()
 	for resource, before := range calls {
@@ -114,6 +132,10 @@ func (w *world) crowd(n int) *crowd.Crowd {
 					continue
 				}
 				w.setKey(edge.Name, fingerprint)
+				lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: edge.Name}}
+				if err := w.admin.Create(w.t.Context(), lease); err != nil {
+					w.t.Error(err)
+				}
 			}
 		})
 	}
@@ -131,6 +153,7 @@ func (w *world) crowd(n int) *crowd.Crowd {
 		return agent.Config{
 			Gateways: []string{fmt.Sprintf("127.0.0.1:%d", w.ports["a"])}, RootCAs: w.ca.Pool(), CA: w.ca.Certificate, NodeName: name,
 			Certificate: func() (*tls.Certificate, error) { return cert, nil },
+			Heartbeat:   func() tunnel.Heartbeat { return tunnel.Heartbeat{}.WithKubeletAge(time.Second) },
 		}, nil
 	})
 	if err != nil {
@@ -163,8 +186,40 @@ func (p *gatewayProcess) memory(field string) int {
 
 // calls counts, per resource, the requests that the apiserver has answered for
 // what a gateway could ask of it, but for lists and watches, which its start
-// makes.
+// makes, and the leases of nodes.
 func (w *world) calls() map[string]int {
+	w.t.Helper()
+	out := map[string]int{"edgenodes": 0, "nodes": 0, "secrets": 0, "certificatesigningrequests": 0, "tokenreviews": 0, "subjectaccessreviews": 0}
+	w.answered(func(labels string, n int) {
+		if strings.Contains(labels, `verb="WATCH"`) || strings.Contains(labels, `verb="LIST"`) {
+			return
+		}
+		for resource := range out {
+			if strings.Contains(labels, `resource="`+resource+`"`) {
+				out[resource] += n
+			}
+		}
+	})
+	if out["edgenodes"] == 0 {
+		w.t.Fatal("the apiserver counts nothing")
+	}
+	return out
+}
+
+// renewals counts what gateways have renewed of leases: the apiserver's own are no
+// patches.
+func (w *world) renewals() (n int) {
+	w.t.Helper()
+	w.answered(func(labels string, answered int) {
+		if strings.Contains(labels, `resource="leases"`) && strings.Contains(labels, `verb="PATCH"`) {
+			n += answered
+		}
+	})
+	return n
+}
+
+// answered tells of each kind of request how often the apiserver has answered it.
+func (w *world) answered(tell func(labels string, n int)) {
 	w.t.Helper()
 	config, err := w.server.Admin()
 	if err != nil {
@@ -180,7 +235,6 @@ func (w *world) calls() map[string]int {
 		w.t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	out := map[string]int{"edgenodes": 0, "nodes": 0, "secrets": 0, "certificatesigningrequests": 0, "tokenreviews": 0, "subjectaccessreviews": 0}
 	sc := bufio.NewScanner(resp.Body)
 	sc.Buffer(nil, 1<<20)
 	for sc.Scan() {
@@ -189,24 +243,16 @@ func (w *world) calls() map[string]int {
 			continue
 		}
 		labels, value, ok := strings.Cut(line, "} ")
-		if !ok || strings.Contains(labels, `verb="WATCH"`) || strings.Contains(labels, `verb="LIST"`) {
+		if !ok {
 			continue
 		}
-		for resource := range out {
-			if strings.Contains(labels, `resource="`+resource+`"`) {
-				v, err := strconv.ParseFloat(value, 64)
-				if err != nil {
-					w.t.Fatal(err)
-				}
-				out[resource] += int(v)
-			}
+		v, err := strconv.ParseFloat(value, 64)
+		if err != nil {
+			w.t.Fatal(err)
 		}
+		tell(labels, int(v))
 	}
 	if err := sc.Err(); err != nil {
 		w.t.Fatal(err)
 	}
-	if out["edgenodes"] == 0 {
-		w.t.Fatal("the apiserver counts nothing")
-	}
-	return out
 }
