@@ -108,13 +108,8 @@ func (s *Store) jobs(r Release, set Set) ([]job, error) {
 	return out, nil
 }
 
-// Ensure returns the paths of a set's programs for a Kubernetes version, after
-// getting what is missing from the sources in their order. Work that others do
-// on the same cache at the same time is shared, not repeated.
-//
-// Cancelling ctx stops downloads and builds; what they left is removed by the
-// next call.
-func (s *Store) Ensure(ctx context.Context, kubernetesVersion string, set Set) (Paths, error) {
+// jobsOf are the jobs of a set for a Kubernetes version.
+func (s *Store) jobsOf(kubernetesVersion string, set Set) ([]job, error) {
 	r, err := lookup(s.opts.releases, kubernetesVersion)
 	if err != nil {
 		return nil, err
@@ -122,7 +117,17 @@ func (s *Store) Ensure(ctx context.Context, kubernetesVersion string, set Set) (
 	if set&All == 0 {
 		return nil, fmt.Errorf("get components of Kubernetes %s: no set is named", kubernetesVersion)
 	}
-	jobs, err := s.jobs(r, set)
+	return s.jobs(r, set)
+}
+
+// Ensure returns the paths of a set's programs for a Kubernetes version, after
+// getting what is missing from the sources in their order. Work that others do
+// on the same cache at the same time is shared, not repeated.
+//
+// Cancelling ctx stops downloads and builds; what they left is removed by the
+// next call.
+func (s *Store) Ensure(ctx context.Context, kubernetesVersion string, set Set) (Paths, error) {
+	jobs, err := s.jobsOf(kubernetesVersion, set)
 	if err != nil {
 		return nil, err
 	}
@@ -170,11 +175,7 @@ func (s *Store) Ensure(ctx context.Context, kubernetesVersion string, set Set) (
 // nothing that it lacks: for who may have no network. The error names the command
 // that fills the cache.
 func (s *Store) Find(kubernetesVersion string, set Set) (Paths, error) {
-	r, err := lookup(s.opts.releases, kubernetesVersion)
-	if err != nil {
-		return nil, err
-	}
-	jobs, err := s.jobs(r, set)
+	jobs, err := s.jobsOf(kubernetesVersion, set)
 	if err != nil {
 		return nil, err
 	}

@@ -119,21 +119,18 @@ func (g *Gateway) connectNode(ctx context.Context, c net.Conn, rt route, prefix 
 	}
 	defer w.end()
 	opts := tunnel.SpliceOptions{Prefix: prefix, ClientFirst: true, Stalls: w.stalls}
+	answered := func() error {
+		defer cancel() // the connection goes on for longer than its dial
+		return g.await(ctx, d, w, rt.target)
+	}
 	if optimistic {
 		// One round trip less: the TLS hello follows the header. If the dial
 		// fails after all, the apiserver sees the connection end.
 		a.optimistic = true
-		opts.ReadyB = func() error {
-			defer cancel() // the connection goes on for longer than its dial
-			return g.await(ctx, d, w, rt.target)
-		}
-	} else {
-		err := g.await(ctx, d, w, rt.target)
-		cancel()
-		if err != nil {
-			g.answer(c, err)
-			return tunnel.Spliced{Err: err}
-		}
+		opts.ReadyB = answered
+	} else if err := answered(); err != nil {
+		g.answer(c, err)
+		return tunnel.Spliced{Err: err}
 	}
 	if err := writeEstablished(c); err != nil {
 		d.Reset(tunnel.ResetAborted)

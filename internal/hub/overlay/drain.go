@@ -78,10 +78,9 @@ func (o *Overlay) HandBack(ctx context.Context, send Sender) {
 		}
 		wait = min(wait, longest)
 		o.options.Logger.Warn("send what the node wrote while it was cut off", "waiting", o.Waiting(), "again_in", wait, "error", err)
-		over := make(chan struct{})
-		timer := o.options.Clock.AfterFunc(wait, func() { close(over) })
+		timer := o.options.Clock.NewTimer(wait)
 		select {
-		case <-over:
+		case <-timer.C():
 		case <-ctx.Done():
 			timer.Stop()
 			return

@@ -33,12 +33,20 @@ var customColumns = map[schema.GroupVersionKind][]customColumn{
 	},
 }
 
-// customForm is that of a custom resource.
-func customForm(kind schema.GroupVersionKind) form {
-	fields, ok := customColumns[kind]
-	if !ok {
-		fields = []customColumn{ageOfCustom}
-	}
+// customForms are made of customColumns, and otherForm for all other resources.
+var (
+	customForms = func() map[schema.GroupVersionKind]form {
+		all := map[schema.GroupVersionKind]form{}
+		for kind, fields := range customColumns {
+			all[kind] = customForm(fields...)
+		}
+		return all
+	}()
+	otherForm = customForm(ageOfCustom)
+)
+
+// customForm is that of a custom resource with these columns.
+func customForm(fields ...customColumn) form {
 	columns := []metav1.TableColumnDefinition{nameColumn}
 	for _, c := range fields {
 		columns = append(columns, c.TableColumnDefinition)

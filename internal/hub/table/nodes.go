@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -24,13 +25,13 @@ var nodeColumns = []metav1.TableColumnDefinition{
 
 func nodeCells(node *corev1.Node, ago since) []any {
 	info := node.Status.NodeInfo
-	kernel := or(info.KernelVersion, unknown)
+	kernel := cmp.Or(info.KernelVersion, unknown)
 	if info.Architecture != "" {
 		kernel += " (" + info.Architecture + ")"
 	}
 	return []any{
-		node.Name, nodeStatus(node), or(strings.Join(nodeRoles(node), ","), none), ago(node.CreationTimestamp), info.KubeletVersion,
-		nodeAddress(node, corev1.NodeInternalIP), nodeAddress(node, corev1.NodeExternalIP), or(info.OSImage, unknown), kernel, or(info.ContainerRuntimeVersion, unknown),
+		node.Name, nodeStatus(node), cmp.Or(strings.Join(nodeRoles(node), ","), none), ago(node.CreationTimestamp), info.KubeletVersion,
+		nodeAddress(node, corev1.NodeInternalIP), nodeAddress(node, corev1.NodeExternalIP), cmp.Or(info.OSImage, unknown), kernel, cmp.Or(info.ContainerRuntimeVersion, unknown),
 	}
 }
 

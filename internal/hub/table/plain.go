@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -8,6 +9,7 @@ import (
 	nodev1 "k8s.io/api/node/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 var namespaceColumns = []metav1.TableColumnDefinition{nameColumn, column("Status", "Active, or Terminating."), ageColumn}
@@ -66,15 +68,9 @@ func csiDriverCells(d *storagev1.CSIDriver, ago since) []any {
 	for _, m := range spec.VolumeLifecycleModes {
 		modes = append(modes, string(m))
 	}
-	is := func(b *bool, otherwise bool) bool {
-		if b == nil {
-			return otherwise
-		}
-		return *b
-	}
 	return []any{
-		d.Name, is(spec.AttachRequired, true), is(spec.PodInfoOnMount, false), is(spec.StorageCapacity, false), tokens,
-		is(spec.RequiresRepublish, false), or(strings.Join(modes, ","), none), ago(d.CreationTimestamp),
+		d.Name, ptr.Deref(spec.AttachRequired, true), ptr.Deref(spec.PodInfoOnMount, false), ptr.Deref(spec.StorageCapacity, false), tokens,
+		ptr.Deref(spec.RequiresRepublish, false), cmp.Or(strings.Join(modes, ","), none), ago(d.CreationTimestamp),
 	}
 }
 

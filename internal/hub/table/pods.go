@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 
@@ -28,7 +29,7 @@ func podCells(pod *corev1.Pod, ago since) []any {
 	}
 	return []any{
 		pod.Name, fmt.Sprintf("%d/%d", s.ready, s.total), s.status, s.restarts.cell(ago), ago(pod.CreationTimestamp),
-		or(address, none), or(pod.Spec.NodeName, none), or(pod.Status.NominatedNodeName, none), gatesCell(pod),
+		cmp.Or(address, none), cmp.Or(pod.Spec.NodeName, none), cmp.Or(pod.Status.NominatedNodeName, none), gatesCell(pod),
 	}
 }
 
@@ -81,7 +82,7 @@ const nodeLost = "NodeLost"
 //
 //	phase ─► its reason ─► scheduling gates ─► init containers ─(over)─► containers ─► deletion
 func summarize(pod *corev1.Pod) summary {
-	s := summary{status: or(pod.Status.Reason, string(pod.Status.Phase)), total: len(pod.Spec.Containers)}
+	s := summary{status: cmp.Or(pod.Status.Reason, string(pod.Status.Phase)), total: len(pod.Spec.Containers)}
 	for _, c := range pod.Status.Conditions {
 		if c.Type == corev1.PodScheduled && c.Reason == corev1.PodReasonSchedulingGated {
 			s.status = c.Reason

@@ -1,6 +1,7 @@
 package table
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -38,7 +39,7 @@ func serviceCells(service *corev1.Service, ago since) []any {
 		ports = append(ports, port+"/"+string(p.Protocol))
 	}
 	return []any{
-		service.Name, string(spec.Type), or(address, none), externalCell(service), or(strings.Join(ports, ","), none), ago(service.CreationTimestamp),
+		service.Name, string(spec.Type), cmp.Or(address, none), externalCell(service), cmp.Or(strings.Join(ports, ","), none), ago(service.CreationTimestamp),
 		labels.FormatLabels(spec.Selector),
 	}
 }
@@ -47,16 +48,16 @@ func externalCell(service *corev1.Service) string {
 	spec := service.Spec
 	switch spec.Type {
 	case corev1.ServiceTypeClusterIP, corev1.ServiceTypeNodePort:
-		return or(strings.Join(spec.ExternalIPs, ","), none)
+		return cmp.Or(strings.Join(spec.ExternalIPs, ","), none)
 	case corev1.ServiceTypeLoadBalancer:
 		balancers := map[string]bool{}
 		for _, i := range service.Status.LoadBalancer.Ingress {
-			if at := or(i.IP, i.Hostname); at != "" {
+			if at := cmp.Or(i.IP, i.Hostname); at != "" {
 				balancers[at] = true
 			}
 		}
 		all := append(slices.Sorted(maps.Keys(balancers)), spec.ExternalIPs...)
-		return or(strings.Join(all, ","), "<pending>")
+		return cmp.Or(strings.Join(all, ","), "<pending>")
 	case corev1.ServiceTypeExternalName:
 		return spec.ExternalName
 	}
@@ -95,5 +96,5 @@ func firstFew(all []string) string {
 	if len(all) > few {
 		return fmt.Sprintf("%s + %d more...", strings.Join(all[:few], ","), len(all)-few)
 	}
-	return or(strings.Join(all, ","), unset)
+	return cmp.Or(strings.Join(all, ","), unset)
 }

@@ -81,7 +81,10 @@ func (p Printer) form() form {
 	if f, ok := forms[p.Kind]; ok {
 		return f
 	}
-	return customForm(p.Kind)
+	if f, ok := customForms[p.Kind]; ok {
+		return f
+	}
+	return otherForm
 }
 
 // Columns are those of the kind's tables. Of a priority above 0 are those that only
@@ -140,14 +143,6 @@ const (
 	unknown = "<unknown>"
 	unset   = "<unset>"
 )
-
-// or is a text, or what stands for it where it is empty.
-func or(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
-}
 
 // The columns that every kind has.
 var (
