@@ -112,6 +112,8 @@ type Agent struct {
 	net      dialer
 	mem      networks
 	counters *counters
+	history  *tunnel.History
+	begun    uint64 // sessions so far; Run's
 
 	poke  chan struct{} // ends a wait between attempts
 	remix chan struct{} // the transport was changed
@@ -180,10 +182,11 @@ func New(cfg Config) (*Agent, error) {
 	count := newCounters()
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger.With("node", cfg.NodeName), counters: count,
-		dir:  &directory{node: cfg.NodeName, ca: cfg.CA, seeds: cfg.Gateways, keep: cfg.Documents},
-		net:  dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion, lost: &count.lost},
-		mem:  networks{keep: cfg.Documents},
-		poke: make(chan struct{}, 1), remix: make(chan struct{}, 1), changed: make(chan struct{}),
+		dir:     &directory{node: cfg.NodeName, ca: cfg.CA, seeds: cfg.Gateways, keep: cfg.Documents},
+		history: tunnel.NewHistory(time.Now),
+		net:     dialer{listen: cfg.ListenPacket, stream: cfg.DialStream, proxy: cfg.Proxy, congestion: cfg.Congestion, lost: &count.lost},
+		mem:     networks{keep: cfg.Documents},
+		poke:    make(chan struct{}, 1), remix: make(chan struct{}, 1), changed: make(chan struct{}),
 		mode: cfg.Transport, proven: true,
 	}
 	if err := a.mem.load(); err != nil {
@@ -214,10 +217,11 @@ func (a *Agent) Poke() {
 	a.mu.Lock()
 	s := a.session
 	a.mu.Unlock()
-	ch := a.poke
+	ch, number := a.poke, uint64(0)
 	if s != nil {
-		ch = s.poke
+		ch, number = s.poke, s.number
 	}
+	a.history.Add(number, tunnel.EventNetwork, "may have changed")
 	select {
 	case ch <- struct{}{}:
 	default:
@@ -234,6 +238,7 @@ func (a *Agent) SetTransport(t Transport) {
 	if a.mode != t {
 		a.mode, a.trouble = t, nil
 		a.proven = t == Auto || a.session != nil && a.session.sess.transport == t
+		a.history.Add(0, tunnel.EventTransport, string(t)+" is wanted")
 	}
 	a.mu.Unlock()
 	select {

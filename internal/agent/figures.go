@@ -112,6 +112,10 @@ func resultOf(err error) string {
 	return "broken"
 }
 
+// History is what has happened to the agent's sessions and their paths of late, the
+// oldest first; see tunnel.History.
+func (a *Agent) History() []tunnel.Happened { return a.history.Events() }
+
 // Figures returns them. They are for operators: reading them costs the agent
 // nothing that matters, and decides nothing.
 func (a *Agent) Figures() Figures {

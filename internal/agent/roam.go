@@ -116,8 +116,10 @@ func (s *session) roamLoop(ctx context.Context) {
 		switch {
 		case err == nil:
 			s.a.counters.migrated()
+			s.a.history.Add(s.number, tunnel.EventSocket, "nothing came on the old one")
 			s.a.log.Info("session moved to the node's new address", "gateway", s.gateway)
 		case ctx.Err() == nil && s.sess.Err() == nil:
+			s.a.history.Add(s.number, tunnel.EventFailed, "no other socket: "+err.Error())
 			s.a.log.Warn("session not moved after a change of the network", "gateway", s.gateway, "error", err)
 		}
 	}

@@ -44,6 +44,9 @@ func (a *Agent) Run(ctx context.Context) error {
 		if err != nil {
 			r.failed(err)
 			a.troubled(mode, err)
+			if ctx.Err() == nil {
+				a.history.Add(0, tunnel.EventFailed, err.Error())
+			}
 		} else {
 			began := time.Now()
 			s, err = a.hold(ctx, &sessions, s)
@@ -165,6 +168,10 @@ func (a *Agent) hold(ctx context.Context, wg *sync.WaitGroup, s *session) (last 
 // begin makes s the session and serves it.
 func (a *Agent) begin(ctx context.Context, wg *sync.WaitGroup, s *session) {
 	s.began = time.Now()
+	a.begun++
+	s.number = a.begun
+	a.history.Add(s.number, tunnel.EventConnected, fmt.Sprintf("to %s over %s", s.gateway, s.sess.transport))
+	tunnel.Keep(s.sess.Session, a.history, s.number)
 	old := a.adopt(s)
 	a.counters.session(s.sess.transport, old != nil)
 	a.log.Info("connected", "gateway", s.gateway, "id", s.id, "remote", s.sess.Remote(), "transport", s.sess.transport, "congestion", tunnel.CongestionOf(s.sess.Session), "epoch", s.welcome.Epoch, "moved", old != nil)

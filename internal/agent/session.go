@@ -21,6 +21,7 @@ type session struct {
 	id      string // of the gateway, from its certificate; may be empty
 	control *tunnel.Control
 	welcome tunnel.Welcome
+	number  uint64 // of this agent's sessions, from 1
 	began   time.Time
 	poke    chan struct{}
 	beat    chan struct{}
@@ -173,6 +174,7 @@ func (s *session) run(ctx context.Context) {
 		err = cause
 	}
 	s.err = err
+	s.a.history.Add(s.number, tunnel.EventEnded, fmt.Sprintf("after %s: %v", time.Since(s.began).Round(time.Millisecond), err))
 	s.a.lost(s)
 	close(s.ended)
 	cancel()
@@ -215,6 +217,7 @@ func (s *session) controlLoop() {
 		case tunnel.Drain:
 			s.a.log.Info("gateway stops", "gateway", s.gateway, "reason", m.Reason,
 				"within", time.Duration(m.DeadlineMS)*time.Millisecond, "alternates", m.Alternates)
+			s.a.history.Add(s.number, tunnel.EventDrain, m.Reason)
 			s.leaving.Store(len(m.Alternates) > 0)
 			select {
 			case s.drained <- m:

@@ -33,7 +33,7 @@ func (a *app) newNodeCommand() *cobra.Command {
 		Use:   "node",
 		Short: "Converge this host to a node, and look at it",
 	}
-	c.AddCommand(a.newNodeUpCommand(), a.newNodeDownCommand(), a.newNodeRunCommand(), a.newNodeStatusCommand(), a.newNodeKubectlCommand())
+	c.AddCommand(a.newNodeUpCommand(), a.newNodeDownCommand(), a.newNodeRunCommand(), a.newNodeStatusCommand(), a.newNodeHistoryCommand(), a.newNodeKubectlCommand())
 	return c
 }
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/edgenode"
 	"github.com/edgewright/terraform-provider-edge/internal/host"
 	"github.com/edgewright/terraform-provider-edge/internal/supervise"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 // nodeDir is the node directory that is meant: the one given, or the only one of
@@ -84,8 +86,61 @@ said something of it, and what bytes it cost. Nothing of it is asked of the clus
 			return a.printNode(told, time.Now())
 		},
 	}
-	c.Flags().StringVar(&dir, "dir", "", "node directory, <cluster directory>/nodes/<node> (default: the only one of the state directory)")
+	a.nodeDirFlag(c, &dir)
 	return c
+}
+
+// nodeDirFlag adds --dir, for nodeDir, to a command.
+func (a *app) nodeDirFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "dir", "", "node directory, <cluster directory>/nodes/<node> (default: the only one of the state directory)")
+}
+
+func (a *app) newNodeHistoryCommand() *cobra.Command {
+	var dir string
+	c := &cobra.Command{
+		Use:   "history",
+		Short: "Show what has happened to a node's tunnel of late",
+		Long: `Shows the last thousand events of a node's end of the tunnel since its daemon
+began, the oldest first: sessions that began, ended or could not be made, and why;
+changes of the network; and of sessions over QUIC what became of their packets, with
+round trip, window and packets lost at that moment, once a minute if nothing happens.
+Events that repeat are one line, with their number. Nothing of it is asked of the
+cluster. Packet by packet a gateway records a session, see ` + "`edge gateway qlog`" + `.`,
+		Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := a.nodeDir(dir)
+			if err != nil {
+				return err
+			}
+			happened, err := edgenode.LoadHistory(cmd.Context(), dir)
+			if err != nil {
+				return err
+			}
+			return a.printHistory(happened)
+		},
+	}
+	a.nodeDirFlag(c, &dir)
+	return c
+}
+
+// printHistory prints what has happened to a tunnel.
+func (a *app) printHistory(happened []tunnel.Happened) error {
+	return a.print(happened, "TIME\tSESSION\tEVENT\tTIMES\tRTT\tWINDOW\tLOST\tDETAIL", func(add func(...any)) {
+		for _, h := range happened {
+			session, rtt, window, lost := "-", "-", "-", "-"
+			if h.Session > 0 {
+				session = strconv.FormatUint(h.Session, 10)
+			}
+			if p := h.Path; p != nil {
+				rtt, window, lost = p.RTT.Round(100*time.Microsecond).String(), strconv.FormatInt(p.Window, 10), fmt.Sprintf("%d of %d", p.Lost, p.Sent)
+			}
+			detail := h.Detail
+			if h.Count > 1 {
+				detail = strings.TrimPrefix(detail+", until "+h.Last.Local().Format(time.TimeOnly), ", ")
+			}
+			add(h.At.Local().Format("2006-01-02 15:04:05.000"), session, h.Event, h.Count, rtt, window, lost, strings.ReplaceAll(detail, "\n", "; "))
+		}
+	})
 }
 
 // printNode prints what a node says of itself.

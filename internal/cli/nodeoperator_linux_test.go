@@ -12,6 +12,7 @@ import (
 
 	"github.com/edgewright/terraform-provider-edge/internal/component"
 	"github.com/edgewright/terraform-provider-edge/internal/edgenode"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
 func TestLeadingFlags(t *testing.T) {
@@ -158,5 +159,28 @@ func TestTunnelLine(t *testing.T) {
 		if got := tunnelLine(&c.tunnel); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.tunnel, got, c.want)
 		}
+	}
+}
+
+func TestPrintHistory(t *testing.T) {
+	at := time.Date(2026, 5, 4, 3, 2, 1, 5e6, time.Local)
+	happened := []tunnel.Happened{
+		{At: at, Count: 1, Event: tunnel.EventConnected, Session: 1, Detail: "to 192.0.2.1:443 over quic"},
+		{At: at, Last: at.Add(time.Minute), Count: 12, Event: tunnel.EventLost, Session: 1,
+			Path: &tunnel.PathState{RTT: 61_234_567, Window: 40960, Sent: 200, Lost: 12}},
+		{At: at, Last: at.Add(time.Hour), Count: 60, Event: tunnel.EventFailed, Detail: "gateway a: refused\ngateway b: silent"},
+	}
+	var out bytes.Buffer
+	a := &app{streams: streams{Out: &out, Err: &bytes.Buffer{}}}
+	if err := a.printHistory(happened); err != nil {
+		t.Fatal(err)
+	}
+	want := `TIME                      SESSION   EVENT       TIMES   RTT      WINDOW   LOST        DETAIL
+2026-05-04 03:02:01.005   1         connected   1       -        -        -           to 192.0.2.1:443 over quic
+2026-05-04 03:02:01.005   1         lost        12      61.2ms   40960    12 of 200   until 03:03:01
+2026-05-04 03:02:01.005   -         failed      60      -        -        -           gateway a: refused; gateway b: silent, until 04:02:01
+`
+	if d := cmp.Diff(want, out.String()); d != "" {
+		t.Error(d)
 	}
 }

@@ -25,8 +25,9 @@ import (
 )
 
 // tellSocket in run/ is where the daemon answers `edge node status` and whoever
-// gathers metrics: GET /status (Live, in JSON) and /metrics (Prometheus' text). It
-// takes the owner of the node's files and root, whom the kernel names.
+// gathers metrics: GET /status (Live, in JSON), /history (tunnel.Happened, a list in
+// JSON) and /metrics (Prometheus' text). It takes the owner of the node's files and
+// root, whom the kernel names.
 const tellSocket = "node.sock"
 
 // tellTimeout bounds one answer; the socket is local.
@@ -45,6 +46,14 @@ func (n *node) serveTelling(ctx context.Context, h *hub.Hub) error {
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(n.live(h)) // a caller that is gone needs no answer
+	})
+	mux.HandleFunc("GET /history", func(w http.ResponseWriter, _ *http.Request) {
+		happened := []tunnel.Happened{}
+		if a := n.agent.Load(); a != nil {
+			happened = a.History()
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(happened)
 	})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
@@ -197,10 +206,29 @@ func liveCollection(c mirror.Collection) LiveCollection {
 // LoadLive asks the daemon of a node dir. The caller must be root or the owner of
 // the node's files.
 func LoadLive(ctx context.Context, dir string) (*Live, error) {
+	live := &Live{}
+	if err := ask(ctx, dir, "status", live); err != nil {
+		return nil, err
+	}
+	return live, nil
+}
+
+// LoadHistory asks the daemon of a node dir what has happened to its tunnel, the
+// oldest first. The caller must be root or the owner of the node's files.
+func LoadHistory(ctx context.Context, dir string) ([]tunnel.Happened, error) {
+	var happened []tunnel.Happened
+	if err := ask(ctx, dir, "history", &happened); err != nil {
+		return nil, err
+	}
+	return happened, nil
+}
+
+// ask asks a node's daemon for what it has, in JSON.
+func ask(ctx context.Context, dir, what string, to any) error {
 	path := filepath.Join(dir, runDir, tellSocket)
 	short, release, err := shortPath(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer release()
 	client := &http.Client{Timeout: tellTimeout, Transport: &http.Transport{
@@ -210,21 +238,20 @@ func LoadLive(ctx context.Context, dir string) (*Live, error) {
 			return d.DialContext(ctx, "unix", short)
 		},
 	}}
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/status", nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://node/"+what, nil)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	response, err := client.Do(r)
 	if err != nil {
-		return nil, fmt.Errorf("ask the node's daemon at %s: %w", path, err)
+		return fmt.Errorf("ask the node's daemon at %s: %w", path, err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("ask the node's daemon at %s: %s", path, response.Status)
+		return fmt.Errorf("ask the node's daemon at %s: %s", path, response.Status)
 	}
-	live := &Live{}
-	if err := json.NewDecoder(response.Body).Decode(live); err != nil {
-		return nil, fmt.Errorf("the answer of the node's daemon: %w", err)
+	if err := json.NewDecoder(response.Body).Decode(to); err != nil {
+		return fmt.Errorf("the answer of the node's daemon: %w", err)
 	}
-	return live, nil
+	return nil
 }

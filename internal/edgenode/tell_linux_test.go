@@ -115,6 +115,15 @@ func TestNodeTells(t *testing.T) {
 		t.Errorf("socket: %v %v", info, err)
 	}
 
+	// No session could be made, for the agent does not run.
+	if happened, err := LoadHistory(t.Context(), dir); err != nil || happened == nil || len(happened) != 0 {
+		t.Errorf("history: %v, %v", happened, err)
+	}
+	tunnel.Poke()
+	if happened, err := LoadHistory(t.Context(), dir); err != nil || len(happened) != 1 || happened[0].Event != "network" || happened[0].At.IsZero() {
+		t.Errorf("history: %v, %v", happened, err)
+	}
+
 	short, release, err := shortPath(ready)
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -256,6 +257,27 @@ func TestTransportIsChanged(t *testing.T) {
 		}
 		l.net.BlockUDP(false)
 		l.await("berlin-1 true")
+		var told []string
+		for _, e := range n.History() {
+			switch e.Event {
+			case tunnel.EventConnected, tunnel.EventTransport, tunnel.EventEnded:
+				told = append(told, fmt.Sprint(e.Session, " ", e.Event))
+			}
+		}
+		want := []string{
+			"1 connected", "0 transport", "2 connected", "0 transport", "3 connected",
+			"0 transport", "4 connected", "0 transport", "5 connected",
+		}
+		left := slices.DeleteFunc(slices.Clone(told), func(s string) bool { return strings.HasSuffix(s, "ended") })
+		if len(left) < len(want) || !slices.Equal(left[:len(want)], want) {
+			t.Errorf("the node's history is %q, want it to begin with %q but for the ends of sessions", told, want)
+		}
+		// What was open all the time kept the sessions before; they end with it.
+		for _, s := range []string{"1 ended", "2 ended", "3 ended", "4 ended"} {
+			if !slices.Contains(told, s) {
+				t.Errorf("the node's history is %q, without %q", told, s)
+			}
+		}
 	})
 }
 

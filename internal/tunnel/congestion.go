@@ -69,8 +69,9 @@ func (c Congestion) Set(conf *quic.Config) error {
 // was known of the path before is worth more, see Controller.Moved.
 type algorithm struct {
 	// From outside, by any goroutine:
-	nudges atomic.Int32 // packets that may be sent beside the controller; see Nudge
-	moved  atomic.Bool  // see Moved; not acted upon yet
+	nudges atomic.Int32           // packets that may be sent beside the controller; see Nudge
+	moved  atomic.Bool            // see Moved; not acted upon yet
+	keeper atomic.Pointer[keeper] // nil: nobody keeps what happens; see Keep
 
 	// By the goroutine that runs the connection:
 	c       *congestion.Controller // nil: not begun
@@ -86,6 +87,7 @@ func (a *algorithm) begin(n quichook.Counters, restart quichook.Restart) quichoo
 		a.c = congestion.New(packetSize)
 	} else {
 		// After a migration, with which quic-go has taken all for lost.
+		a.keeper.Load().tell(EventMoved, "to another socket or address")
 		a.c.Moved(0)
 		a.c.SetDatagramSize(packetSize)
 	}
@@ -97,8 +99,12 @@ func (a *algorithm) begin(n quichook.Counters, restart quichook.Restart) quichoo
 func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
 
 func (a *algorithm) CanSend(inFlight int64) bool {
-	if a.moved.CompareAndSwap(true, false) || a.hole.found() {
+	hole := a.hole.found()
+	if a.moved.CompareAndSwap(true, false) || hole {
 		// As on a migration, but that what is on the way may still arrive.
+		if hole {
+			a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
+		}
 		a.shrink()
 		a.c.Moved(inFlight)
 		a.publish()
@@ -168,6 +174,12 @@ func (a *algorithm) OnPacketAcked(number, bytes, inFlight, now int64) {
 	a.hole.onAcked(number, bytes)
 	a.c.OnAcked(time.Duration(now), number, bytes, inFlight)
 	a.publish()
+	if k := a.keeper.Load(); k != nil {
+		if silent := a.c.Outage(time.Duration(now)); silent > 0 {
+			k.tell(EventSilence, "for %s", silent.Round(time.Millisecond))
+		}
+		k.sample(time.Duration(now))
+	}
 }
 
 func (a *algorithm) OnCongestionEvent(number, bytes, _ int64) {
@@ -179,19 +191,28 @@ func (a *algorithm) OnCongestionEvent(number, bytes, _ int64) {
 	a.c.OnLost(number, bytes)
 	a.n.LostPackets.Add(1)
 	a.n.LostBytes.Add(uint64(bytes))
+	a.keeper.Load().tell(EventLost, "")
 }
 
-func (a *algorithm) OnSpuriousLoss(number int64) { a.c.OnSpuriousLoss(number) }
+func (a *algorithm) OnSpuriousLoss(number int64) {
+	a.c.OnSpuriousLoss(number)
+	a.keeper.Load().tell(EventLate, "")
+}
 
 func (a *algorithm) OnRetransmissionTimeout(bool) {
+	a.keeper.Load().tell(EventTimeout, "")
 	a.hole.onTimeout()
 	if a.hole.found() {
+		a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
 		a.shrink() // the probes that are sent next, for which nobody asks CanSend
 		a.moved.Store(true)
 	}
 }
 
 func (a *algorithm) SetMaxDatagramSize(size int64) {
+	if size != a.hole.size {
+		a.keeper.Load().tell(EventSize, "%d bytes", size)
+	}
 	a.hole.resized(size)
 	a.c.SetDatagramSize(size)
 }

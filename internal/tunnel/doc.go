@@ -74,8 +74,9 @@
 // notice that large ones are lost and small ones not, and go on with small ones (see
 // blackHole); the agent does so at once when its machine's way out changes (Moved).
 //
-// What a connection does is recorded when somebody asks, packet by packet (Qlog);
-// nothing is recorded otherwise, see package quichook.
+// What a connection does is recorded when somebody asks, packet by packet (Qlog).
+// An agent always keeps the last thousand events of its sessions and their paths
+// (History); a gateway none, see package quichook.
 //
 // Readers that do not read cost others nothing until what they hold is most of
 // the credit of their session or of the process; then the longest stalled are

@@ -63,6 +63,8 @@ func TestPathMTUShrinks(t *testing.T) {
 				cc, sc := newNarrow(t, n.Listen(clientAddr)), newNarrow(t, n.Listen(serverAddr))
 				client, server, end := quicPairOn(t, tunneltest.NewCA(t), cc, sc)
 				defer end()
+				history := tunnel.NewHistory(time.Now)
+				tunnel.Keep(client, history, 1)
 				go echoAll(t, server)
 				idle, err := client.Open()
 				if err != nil {
@@ -90,6 +92,10 @@ func TestPathMTUShrinks(t *testing.T) {
 					t.Errorf("1 MiB there and back took %s", took)
 				}
 				roundTrip(t, idle, 1)
+				events := history.Events()
+				if got, want := count(events, tunnel.EventBlackHole) > 0, tc.client > 0 && !tc.moved; got != want || count(events, tunnel.EventSize) == 0 {
+					t.Errorf("a black hole in the client's history: %t, want %t; %+v", got, want, events)
+				}
 
 				discover(t, client)
 				for what, c := range map[string]*narrow{"client": cc, "server": sc} {

@@ -149,6 +149,7 @@ type Controller struct {
 	newest      int64   // number of the packet that was sent last
 	swallowed   int64   // up to this number what is lost, or late, says nothing: an outage had it
 	path        presentPath
+	outage      struct{ ended, lasted time.Duration } // the last one; see Outage
 
 	window  int64
 	started bool // a first packet was sent; before that no time is known

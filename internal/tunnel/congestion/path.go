@@ -78,6 +78,7 @@ func (c *Controller) ofPathBefore(number, size int64) bool {
 // endOutage begins anew to count what is lost, and to measure the round trip of a
 // path that is another one.
 func (c *Controller) endOutage(now time.Duration) {
+	c.outage.ended, c.outage.lasted = now, now-c.deliveredAt
 	c.swallowed = c.newest
 	c.restartLoss(now)
 	if c.path.state == unproven {
@@ -89,6 +90,17 @@ func (c *Controller) endOutage(now time.Duration) {
 			c.beginAnew()
 		}
 	}
+}
+
+// Outage is how long nothing had been acknowledged before now, if what has just been
+// is the end of an outage; 0 otherwise.
+func (c *Controller) Outage(now time.Duration) time.Duration {
+	if c.outage.ended != now || c.outage.lasted <= silence {
+		return 0
+	}
+	lasted := c.outage.lasted
+	c.outage.lasted = 0 // once, of the packets that one acknowledgement has
+	return lasted
 }
 
 // beginAnew forgets a rate that has not been found yet: what a session with little

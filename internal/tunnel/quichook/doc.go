@@ -24,10 +24,11 @@
 // send them until the connection ends. It is told of probe timeouts too.
 //
 // Since it holds the only recorder that quic-go takes, it hands events on to who
-// wants them (Record), and gives the connection its recorder back meanwhile. There
-// is no ring of the last events that is always kept: a thousand take a hundred
-// kilobytes, as much as all else that a gateway keeps of an idle node, and every
-// packet would pay for its event.
+// wants them (Record), and gives the connection its recorder back meanwhile. No ring
+// of the last ones is always kept: a thousand take a hundred kilobytes, as much as
+// all else that a gateway keeps of an idle node, and every packet would pay for its
+// event. What is always kept is told by the algorithm, at the agent, see
+// tunnel.History.
 //
 // It reaches into private structs with package unsafe, so it believes nothing:
 // fields are found by name, their types compared, and the controller's interface
