@@ -58,7 +58,7 @@ func TestAddressChanges(t *testing.T) {
 	t.Logf("%d changes: stall beyond the outage p50 %s, p99 %s, max %s", changes,
 		excess[len(excess)/2].Round(time.Millisecond), excess[len(excess)*99/100].Round(time.Millisecond), excess[len(excess)-1].Round(time.Millisecond))
 	// The promise is 500 ms beyond the outage in all but one of a hundred changes, on a
-	// machine that does nothing else (BENCHMARKS.md has the figure). One that runs the
+	// machine that does nothing else; what it was is logged above. One that runs the
 	// other tests beside it schedules both ends late, now and then by a second; that half
 	// of the changes take longer than this is the tunnel's doing.
 	if p50 := excess[len(excess)/2]; p50 > 2*time.Second {
