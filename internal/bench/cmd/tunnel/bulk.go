@@ -27,7 +27,7 @@ func measureBulk(ctx context.Context, w *world) ([]bench.Row, error) {
 	cases := []struct {
 		line
 		aim float64
-		all bool // the peers without CONNECT too
+		all bool // the peers without CONNECT, and ours over TCP, too
 	}{
 		{line{name: "50 Mbit/s, 60 ms, clean", shape: wan}, 46, true},
 		{line{name: "50 Mbit/s, 60 ms, 1 % loss each way", shape: wan.WithLoss(0.01)}, 40, false},
@@ -40,7 +40,7 @@ func measureBulk(ctx context.Context, w *world) ([]bench.Row, error) {
 	subjects := []subject{ours("ours", tunnel.CongestionTolerant)}
 	subjects = append(subjects, w.konnectivities()...)
 	subjects = append(subjects, ours("ours with quic-go's NewReno", tunnel.CongestionReno))
-	withAll := append(slices.Clone(subjects), w.reverseTunnels()...)
+	withAll := append(append(slices.Clone(subjects), oursOverTCP()), w.reverseTunnels()...)
 	var rows []bench.Row
 	for _, c := range cases {
 		subjects := subjects

@@ -25,6 +25,7 @@ func measureLAN(ctx context.Context, w *world) ([]bench.Row, error) {
 	alone.parallel = 1
 	subjects := []subject{ours("ours", tunnel.CongestionTolerant)}
 	subjects = append(subjects, w.konnectivities()...)
+	subjects = append(subjects, oursOverTCP())
 	l := line{name: "LAN, veth at 1 Gbit/s", cable: 1000}
 	got, err := each(ctx, &alone, subjects, l, func(ctx context.Context, b *bed, dial dialer) (r lanResult, err error) {
 		var before, after [2]time.Duration

@@ -35,6 +35,7 @@ func roleMain(args []string) int {
 	egress := f.String("egress", "", "")
 	congestion := f.String("congestion", "", "")
 	tcp := f.Bool("tcp", false, "")
+	transport := f.String("transport", string(agent.Auto), "")
 	nodes := f.Int("nodes", 0, "")
 	if len(args) == 0 {
 		return 2
@@ -48,7 +49,7 @@ func roleMain(args []string) int {
 	case "gateway":
 		err = gatewayRole(*dir, *listen, *egress, tunnel.Congestion(*congestion), *tcp)
 	case "agent":
-		err = agentRole(*dir, *listen, tunnel.Congestion(*congestion))
+		err = agentRole(*dir, *listen, tunnel.Congestion(*congestion), agent.Transport(*transport))
 	case "crowd":
 		err = crowdRole(*dir, *listen, *nodes)
 	case "target":
@@ -127,7 +128,7 @@ type noRoutes struct{}
 func (noRoutes) PodOwner(netip.Addr) (string, error) { return "", gateway.ErrNoRoute }
 func (noRoutes) HasNode(name string) bool            { return name == nodeName }
 
-func agentRole(dir, server string, c tunnel.Congestion) error {
+func agentRole(dir, server string, c tunnel.Congestion, t agent.Transport) error {
 	cert, pool, err := credentials(dir, "node")
 	if err != nil {
 		return err
@@ -138,7 +139,7 @@ func agentRole(dir, server string, c tunnel.Congestion) error {
 			var d net.Dialer
 			return d.DialContext(ctx, "tcp", targetAddr)
 		},
-		Congestion: c,
+		Congestion: c, Transport: t,
 	})
 	if err != nil {
 		return err

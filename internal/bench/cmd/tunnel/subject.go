@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"path/filepath"
 
+	"github.com/edgewright/terraform-provider-edge/internal/agent"
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
@@ -24,16 +25,29 @@ type subject struct {
 // ours is the product.
 func ours(name string, c tunnel.Congestion) subject {
 	return subject{name, func(ctx context.Context, b *bed) (dialer, error) {
-		socket := filepath.Join(b.dir, "egress.sock")
-		err := b.startEnd(ctx, b.cloud, b.w.self, roleCommand, "gateway", "-pki", b.w.pki,
-			"-listen", gatewayAddr.String(), "-egress", socket, "-congestion", string(c))
-		if err != nil {
-			return nil, err
-		}
-		err = b.startEnd(ctx, b.edge, b.w.self, roleCommand, "agent", "-pki", b.w.pki,
-			"-listen", gatewayAddr.String(), "-congestion", string(c))
-		return connectDialer(socket), err
+		return b.startOurs(ctx, []string{"-congestion", string(c)}, "-congestion", string(c))
 	}}
+}
+
+// oursOverTCP is the product where a pool's transport is TCP. It asks the kernel for
+// BBR by itself.
+func oursOverTCP() subject {
+	return subject{"ours over TCP, bbr", func(ctx context.Context, b *bed) (dialer, error) {
+		return b.startOurs(ctx, []string{"-tcp"}, "-transport", string(agent.TCP))
+	}}
+}
+
+// startOurs starts a gateway and an agent with these arguments beside the usual ones.
+func (b *bed) startOurs(ctx context.Context, gateway []string, node ...string) (dialer, error) {
+	socket := filepath.Join(b.dir, "egress.sock")
+	err := b.startEnd(ctx, b.cloud, b.w.self, append([]string{roleCommand, "gateway", "-pki", b.w.pki,
+		"-listen", gatewayAddr.String(), "-egress", socket}, gateway...)...)
+	if err != nil {
+		return nil, err
+	}
+	err = b.startEnd(ctx, b.edge, b.w.self, append([]string{roleCommand, "agent", "-pki", b.w.pki,
+		"-listen", gatewayAddr.String()}, node...)...)
+	return connectDialer(socket), err
 }
 
 // konnectivity is sigs.k8s.io/apiserver-network-proxy, set up as upstream's
