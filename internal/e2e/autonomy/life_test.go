@@ -53,7 +53,8 @@ func (l *lab) connected(t *testing.T) (bool, error) {
 }
 
 // oneWay loses the packets of one direction, seen at the router's link to the
-// cloud side, until both ends know; then the link is whole again. Nothing restarts.
+// cloud side, until both ends know, and in the full form until the cloud has given the
+// node up; then the link is whole again. Nothing restarts.
 func (l *lab) oneWay(t *testing.T, direction string, before, running map[string]string) {
 	t.Helper()
 	router := site.RouterNamespace(l.uid, pool)
@@ -80,6 +81,11 @@ func (l *lab) oneWay(t *testing.T, direction string, before, running map[string]
 		}
 		return err
 	})
+	if full() {
+		l.givenUp(t)
+		l.unchanged(t, before, running)
+		l.tolerates(t)
+	}
 	heal()
 	took := rig.Eventually(t, 2*time.Minute, "both ends have each other again", func() error {
 		up, err := l.connected(t)
@@ -110,14 +116,7 @@ func (l *lab) unchanged(t *testing.T, before, running map[string]string) {
 // lives waits until the cloud has given the node up, by the taint that evicts, and
 // finds every pod tolerating it for ever, Ready, and running.
 func (l *lab) lives(t *testing.T, cut time.Time, before, running map[string]string) {
-	rig.Eventually(t, 2*time.Minute, "the node has the taint that evicts", func() error {
-		res := l.TryEdge(t, "kubectl", "-c", cluster, "--request-timeout=10s", "get", "node", node,
-			"-o", `jsonpath={.spec.taints[?(@.effect=="NoExecute")].key}`)
-		if res.Err != nil || !strings.Contains(res.Stdout, "node.kubernetes.io/unreachable") {
-			return fmt.Errorf("taints %q %s", res.Stdout, res.Stderr)
-		}
-		return nil
-	})
+	l.givenUp(t)
 	t.Logf("the cloud finds the node unreachable %.1f s after the cut", time.Since(cut).Seconds())
 	l.unchanged(t, before, running)
 	l.tolerates(t)
@@ -139,6 +138,19 @@ func (l *lab) lives(t *testing.T, cut time.Time, before, running map[string]stri
 			l.unchanged(t, before, running)
 		}
 	}
+}
+
+// givenUp waits until the node has the taint that evicts.
+func (l *lab) givenUp(t *testing.T) {
+	t.Helper()
+	rig.Eventually(t, 2*time.Minute, "the node has the taint that evicts", func() error {
+		res := l.TryEdge(t, "kubectl", "-c", cluster, "--request-timeout=10s", "get", "node", node,
+			"-o", `jsonpath={.spec.taints[?(@.effect=="NoExecute")].key}`)
+		if res.Err != nil || !strings.Contains(res.Stdout, "node.kubernetes.io/unreachable") {
+			return fmt.Errorf("taints %q %s", res.Stdout, res.Stderr)
+		}
+		return nil
+	})
 }
 
 // known: the data source tells of the node what the cloud knows, and a cut is no

@@ -4,10 +4,15 @@ package tunnel
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -25,6 +30,9 @@ func TestRollOfAllGateways(t *testing.T) {
 		drain = 60 * time.Second
 		// longStream is how long one is open: well below drain.
 		longStream = 4 * time.Second
+		// heldFor is how long after its gateway was told to stop one is used that was
+		// open before, in each direction.
+		heldFor = 25 * time.Second
 	)
 	w := newWorld(t)
 	ids := []string{"a", "b", "c"}
@@ -127,6 +135,19 @@ func TestRollOfAllGateways(t *testing.T) {
 	for _, id := range ids {
 		old := w.gws[id]
 		began := time.Now()
+		if id == ids[0] { // one is enough for the time that it takes
+			c, err := w.dial(id, all[0].name+":10250")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			up, err := w.ask(ctx, w.heldBy(id, all))
+			if err != nil {
+				t.Fatal(err)
+			}
+			load.Go(func() { failed(during(ctx, heldFor, "from the cloud", func() error { return say(c, "held") })) })
+			load.Go(func() { failed(during(ctx, heldFor, "from a node", up)) })
+		}
 		next := w.launch(id)
 		next.says("serving the apiserver")
 		if err := old.stop(); err != nil {
@@ -158,4 +179,69 @@ func TestRollOfAllGateways(t *testing.T) {
 	if dials.Load() < 100 || upward.Load() < 100 {
 		t.Error(errors.New("there was hardly any load"))
 	}
+}
+
+// during does so again and again for d, and says after what time it failed.
+func during(ctx context.Context, d time.Duration, what string, do func() error) error {
+	for began := time.Now(); time.Since(began) < d; {
+		if err := do(); err != nil {
+			return fmt.Errorf("what was open %s before its gateway was told to stop was cut after %s: %w", what, time.Since(began), err)
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.New("the roll was over before the streams that were held had shown anything")
+		}
+	}
+	return nil
+}
+
+// heldBy is a node whose session a gateway has.
+func (w *world) heldBy(id string, all []*node) *node {
+	w.t.Helper()
+	var held *node
+	w.eventually("gateway "+id+" has a node", func() error {
+		for _, s := range w.gws[id].sessions() {
+			i := slices.IndexFunc(all, func(n *node) bool { return n.name == s.Node })
+			if i >= 0 && !s.Superseded {
+				held = all[i]
+				return nil
+			}
+		}
+		return errors.New("none")
+	})
+	return held
+}
+
+// ask asks the apiserver from a node, and returns what does so again on the same
+// connection: a second one is an error.
+func (w *world) ask(ctx context.Context, n *node) (again func() error, err error) {
+	dialled := false
+	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
+		DialContext: func(context.Context, string, string) (net.Conn, error) {
+			if dialled {
+				return nil, errors.New("its connection has ended")
+			}
+			dialled = true
+			return n.DialAPIServer(ctx)
+		},
+		// Whether it is cut is what counts; nothing secret is asked or believed.
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true},
+		ForceAttemptHTTP2: false,
+	}}
+	again = func() error {
+		r, err := http.NewRequestWithContext(context.WithoutCancel(ctx), http.MethodGet, "https://apiserver/version", nil)
+		if err != nil {
+			return err
+		}
+		response, err := client.Do(r)
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		_, err = io.Copy(io.Discard, response.Body)
+		return err
+	}
+	w.t.Cleanup(client.CloseIdleConnections)
+	return again, again()
 }
