@@ -310,9 +310,13 @@ func (a *app) kubectlAsRoot(ctx context.Context, dir, program string, args []str
 	return again.Run()
 }
 
-// leadingFlags takes known flags off the front of another program's arguments.
+// leadingFlags takes known flags off the front of another program's arguments, and the
+// "--" that may end them.
 func leadingFlags(args []string, known map[string]*string) ([]string, error) {
 	for len(args) > 0 {
+		if args[0] == "--" {
+			return args[1:], nil
+		}
 		name, value, joined := strings.Cut(args[0], "=")
 		target := known[name]
 		if target == nil {

@@ -25,6 +25,8 @@ func TestLeadingFlags(t *testing.T) {
 		{args: "get pods", rest: "get pods"},
 		{args: "--dir /n get pods", dir: "/n", rest: "get pods"},
 		{args: "--dir=/n logs p -c web --dir x", dir: "/n", rest: "logs p -c web --dir x"},
+		{args: "--dir /n -- get pods -- x", dir: "/n", rest: "get pods -- x"},
+		{args: "-- get pods", rest: "get pods"},
 		{args: "--dir", complain: true},
 	} {
 		var dir string
