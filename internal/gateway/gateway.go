@@ -198,6 +198,7 @@ func (g *Gateway) kick(node, reason string) int {
 			gone = append(gone, s)
 		}
 	}
+	delete(g.superseded, node) // or one would become current while others are closed
 	g.mu.Unlock()
 	for _, s := range gone {
 		s.sess.Close(tunnel.CloseRevoked, reason)
@@ -345,7 +346,8 @@ func (g *Gateway) unregister(s *session) {
 	g.forgetSupersededLocked(s)
 	if g.current[s.node] == s {
 		delete(g.current, s.node)
-		g.held.Done()
+		g.reinstateLocked(s.node)
+		g.held.Done() // after what takes its place is counted
 		g.changedLocked(s.node)
 		g.announceLocked(s.node, true)
 	}

@@ -128,13 +128,17 @@ func (g *Gateway) SetGateways(document []byte) error {
 // PolicyChanged sends the node its policy anew, if it is here.
 func (g *Gateway) PolicyChanged(node string) {
 	g.mu.Lock()
-	s := g.current[node]
+	// Superseded ones too: whichever of them the node takes for its session.
+	sessions := slices.Clone(g.superseded[node])
+	if s := g.current[node]; s != nil {
+		sessions = append(sessions, s)
+	}
 	g.mu.Unlock()
-	if s == nil || g.cfg.Policy == nil {
+	if len(sessions) == 0 || g.cfg.Policy == nil {
 		return
 	}
 	if doc := g.cfg.Policy(node); doc != nil {
-		g.tell([]*session{s}, func(*session) tunnel.Message { return tunnel.SignedPolicy{Document: doc} })
+		g.tell(sessions, func(*session) tunnel.Message { return tunnel.SignedPolicy{Document: doc} })
 	}
 }
 
@@ -264,6 +268,8 @@ func (g *Gateway) heard(l *link, m tunnel.Owned) error {
 		}
 		if h := l.holds[o.Node]; h != nil {
 			g.yieldLocked(o.Node, h.epoch, l.id)
+		} else {
+			g.reinstateLocked(o.Node)
 		}
 		g.announceLocked(o.Node, before)
 	}
@@ -289,6 +295,7 @@ func (g *Gateway) forgetLocked(l *link) {
 	old := l.holds
 	l.holds = map[string]*holding{}
 	for node := range old {
+		g.reinstateLocked(node)
 		g.announceLocked(node, true)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -163,9 +164,14 @@ func receive(t *testing.T, r io.Reader) tunnel.Message {
 // rawNode is a node without an agent.
 func (l *lab) rawNode(name string) (*quic.Conn, func()) {
 	l.t.Helper()
+	return l.rawNodeAt(name, gatewayAddr)
+}
+
+func (l *lab) rawNodeAt(name string, at netip.AddrPort) (*quic.Conn, func()) {
+	l.t.Helper()
 	pc := l.net.Listen(netipAddr("10.0.1.1:0"))
 	tr := &quic.Transport{Conn: pc}
-	qc, err := tr.Dial(l.t.Context(), net.UDPAddrFromAddrPort(gatewayAddr), &tls.Config{
+	qc, err := tr.Dial(l.t.Context(), net.UDPAddrFromAddrPort(at), &tls.Config{
 		NextProtos: []string{tunnel.ALPN}, ServerName: tunnel.ServerName, RootCAs: l.ca.Pool,
 		Certificates: []tls.Certificate{*l.ca.Node(l.t, name)},
 	}, tunnel.AgentConfig())

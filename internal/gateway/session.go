@@ -34,7 +34,9 @@ type session struct {
 	// are what the node has opened, of which Gateway.mu guards the beginning.
 	kinds [tunnel.KindTun + 1]atomic.Int32
 
-	finishing bool // it takes no more of the node's; guarded by Gateway.mu
+	// Guarded by Gateway.mu:
+	finishing  bool        // it takes no more of the node's
+	retirement *retirement // of a superseded session; nil: none has begun
 }
 
 // serveNode admits a node and starts its session, in goroutines that group
@@ -44,6 +46,9 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 	s, old := g.admit(ctx, sess, chain)
 	if s == nil {
 		sess.Close(tunnel.CloseGoingAway, "gateway stops") // if nothing else did
+		if old != nil {
+			group.Go(func() { g.retire(ctx, old) })
+		}
 		return
 	}
 	if old != nil {
@@ -54,7 +59,8 @@ func (g *Gateway) serveNode(ctx context.Context, sess tunnel.Session, chain []*x
 }
 
 // admit makes a session of a connection, and returns the one that it replaces. A
-// connection that it refuses is closed, and the session nil.
+// connection that it refuses is closed, and the session nil; it may have replaced
+// one by then.
 func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) (s, old *session) {
 	log := g.cfg.Logger
 	refuse := func(why string, code tunnel.CloseCode, err error) (*session, *session) {
@@ -89,7 +95,8 @@ func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.
 	// cut, so ask again now that Kick would.
 	if err := g.cfg.Authorize(node, leaf); err != nil {
 		g.unregister(s)
-		return refuse("denied", tunnel.CloseRevoked, err)
+		refuse("denied", tunnel.CloseRevoked, err)
+		return nil, old
 	}
 	if err := g.documents(s); err != nil {
 		log.Debug("signed documents not sent", "error", err) // the control loop sees why
@@ -169,12 +176,17 @@ func (g *Gateway) welcome(ctx context.Context, s *session) (old *session, err er
 }
 
 // retire lets the streams of a superseded session end, within supersedeGrace, and
-// takes no new ones after retireLinger. If that session ends by itself, so do they.
+// takes no new ones after retireLinger. If that session ends by itself, so do they;
+// if it becomes its node's current one again, nothing of that happens to it.
 func (g *Gateway) retire(ctx context.Context, old *session) {
 	g.metrics.superseded.Inc()
 	g.cutOldest(old.node)
 	ctx, cancel := context.WithTimeout(ctx, supersedeGrace)
 	defer cancel()
+	r := g.beginRetirement(old, cancel)
+	if r == nil {
+		return
+	}
 	linger := time.NewTimer(retireLinger)
 	defer linger.Stop()
 	select {
@@ -183,8 +195,14 @@ func (g *Gateway) retire(ctx context.Context, old *session) {
 		return
 	case <-ctx.Done():
 	}
-	g.finish(old)
-	if err := old.streams.Wait(ctx); err != nil && old.sess.Err() == nil {
+	if !g.finish(old, r) {
+		return
+	}
+	err := old.streams.Wait(ctx)
+	if !g.endRetirement(old, r) {
+		return
+	}
+	if err != nil && old.sess.Err() == nil {
 		old.log.Info("streams of superseded session cut", "epoch", old.epoch, "streams", old.streams.Count())
 	}
 	old.sess.Close(tunnel.CloseSuperseded, "a newer session of this node has taken over")

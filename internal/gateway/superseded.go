@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -39,12 +40,88 @@ func (g *Gateway) forgetSupersededLocked(s *session) {
 	}
 }
 
+// reinstateLocked makes the newest session that a node has left behind here its
+// current one again, if nobody holds the node any more. It tells the other gateways,
+// and leaves it to the caller to announce.
+//
+// The node may never have taken up the session that took over: its WELCOME came too
+// late, it was refused after all, or it was lost on the way back. To that node the
+// old session is the one it has, and it makes no other while that lives. A node that
+// did take up the other one has left this one for its streams alone, but serves what
+// is dialled over it, and says on it how it is, for as long as it has it: better
+// reached that way than not at all until its next session, which takes over as ever.
+func (g *Gateway) reinstateLocked(node string) {
+	if g.superseded[node] == nil || g.refusing || g.closed || g.heldLocked(node) {
+		return
+	}
+	for _, s := range slices.Backward(g.superseded[node]) {
+		if s.sess.Err() != nil {
+			continue // it is about to be forgotten
+		}
+		g.forgetSupersededLocked(s)
+		s.finishing = false
+		if s.retirement != nil {
+			s.retirement.cancel()
+			s.retirement = nil
+		}
+		g.current[node] = s
+		g.held.Add()
+		g.changedLocked(node)
+		s.log.Info("superseded session is the node's current one again: the one that took over is gone", "epoch", s.epoch)
+		return
+	}
+}
+
+// retirement is the bounded end of a superseded session. It is the session's only
+// as long as that is superseded: one that becomes current again and is superseded
+// once more has another.
+type retirement struct{ cancel context.CancelFunc }
+
+// beginRetirement returns nil if there is nothing to retire: the session has ended
+// or is current again, or somebody else retires it.
+func (g *Gateway) beginRetirement(s *session, cancel context.CancelFunc) *retirement {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.retirement != nil || !slices.Contains(g.superseded[s.node], s) {
+		return nil
+	}
+	s.retirement = &retirement{cancel}
+	return s.retirement
+}
+
+// finish makes the session take no more streams of the node's, unless it is not
+// retired any more.
+func (g *Gateway) finish(s *session, r *retirement) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.retirement != r {
+		return false
+	}
+	s.finishing = true
+	return true
+}
+
+// endRetirement reports whether the session is to be closed now; it cannot become
+// current again then.
+func (g *Gateway) endRetirement(s *session, r *retirement) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s.retirement != r {
+		return false
+	}
+	g.forgetSupersededLocked(s)
+	return true
+}
+
 // cutOldest closes the node's oldest superseded sessions if there are more than
 // may stay.
 func (g *Gateway) cutOldest(node string) {
 	g.mu.Lock()
 	list := g.superseded[node]
 	gone := slices.Clone(list[:max(0, len(list)-maxSuperseded)])
+	for _, s := range gone {
+		g.forgetSupersededLocked(s) // or it could become current again
+	}
 	g.mu.Unlock()
 	for _, s := range gone {
 		s.log.Info("superseded session cut: the node has left too many behind", "epoch", s.epoch, "streams", s.streams.Count())
@@ -80,11 +157,4 @@ func (g *Gateway) beginStream(s *session) error {
 	}
 	s.kinds[tunnel.KindAPIServer].Add(1)
 	return nil
-}
-
-// finish makes the session take no more streams of the node's.
-func (g *Gateway) finish(s *session) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s.finishing = true
 }
