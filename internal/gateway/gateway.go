@@ -66,6 +66,7 @@ type Gateway struct {
 	superseded map[string][]*session
 	members    membership
 	links      map[*link]struct{}
+	peers      map[string]int                // connections that each other gateway has made, by id
 	dialers    map[string]context.CancelFunc // of links to the listed gateways
 	departed   map[string]*departure         // by node
 	epoch      uint64
@@ -98,6 +99,7 @@ func New(cfg Config) (*Gateway, error) {
 		all:        map[*session]struct{}{},
 		superseded: map[string][]*session{},
 		links:      map[*link]struct{}{},
+		peers:      map[string]int{},
 		dialers:    map[string]context.CancelFunc{},
 		departed:   map[string]*departure{},
 	}

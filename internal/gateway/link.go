@@ -119,16 +119,17 @@ func (g *Gateway) dialLinkAddress(ctx context.Context, id, addr string) (err err
 func (g *Gateway) serveMesh(ctx context.Context, sess tunnel.Session, chain []*x509.Certificate) {
 	log := g.cfg.Logger.With("remote", sess.Remote())
 	var id string
-	err := errors.New("no gateway's certificate")
+	code, err := tunnel.CloseDenied, errors.New("no gateway's certificate")
 	if len(chain) > 0 && isGateway(chain[0]) {
 		id = tunnel.GatewayID(chain[0])
-		err = g.admitGateway(id)
+		code, err = g.admitGateway(id)
 	}
 	if err != nil {
 		log.Warn("mesh connection refused", "gateway", id, "error", err)
-		sess.Close(tunnel.CloseDenied, err.Error())
+		sess.Close(code, err.Error())
 		return
 	}
+	defer g.dismissGateway(id)
 	hctx, cancel := context.WithTimeout(ctx, tunnel.HelloTimeout)
 	st, err := sess.Accept(hctx)
 	cancel()
@@ -140,17 +141,31 @@ func (g *Gateway) serveMesh(ctx context.Context, sess tunnel.Session, chain []*x
 	}
 }
 
-// admitGateway refuses a gateway that is not in the list.
-func (g *Gateway) admitGateway(id string) error {
+// admitGateway counts a connection that a gateway has made, or says why that may
+// not be: it is not in the list, or has too many.
+func (g *Gateway) admitGateway(id string) (tunnel.CloseCode, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.members.list == nil {
-		return errors.New("this gateway has no list of gateways")
+		return tunnel.CloseDenied, errors.New("this gateway has no list of gateways")
 	}
 	if _, ok := g.members.list.Find(id); !ok {
-		return fmt.Errorf("gateway %q is not in the cluster's list", id)
+		return tunnel.CloseDenied, fmt.Errorf("gateway %q is not in the cluster's list", id)
 	}
-	return nil
+	if made := g.peers[id]; made >= maxLinks {
+		return tunnel.CloseRateLimited, fmt.Errorf("gateway %s has %d connections to this one already", id, made)
+	}
+	g.peers[id]++
+	return 0, nil
+}
+
+// dismissGateway is called when a connection that was admitted has ended.
+func (g *Gateway) dismissGateway(id string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.peers[id]--; g.peers[id] == 0 {
+		delete(g.peers, id)
+	}
 }
 
 // linkTo is whom a link is with, and who made it.
@@ -204,9 +219,6 @@ func (g *Gateway) runLink(ctx context.Context, sess tunnel.Session, st tunnel.St
 	l.process, l.draining = hello.Process, hello.Draining
 	snapshot, err := g.linkUp(l)
 	if err != nil {
-		if !errors.Is(err, ErrClosed) {
-			sess.Close(tunnel.CloseRateLimited, err.Error())
-		}
 		return err
 	}
 	defer g.linkDown(l)
@@ -243,17 +255,6 @@ func (g *Gateway) linkUp(l *link) (snapshot []string, err error) {
 	defer g.mu.Unlock()
 	if g.closed {
 		return nil, ErrClosed
-	}
-	if !l.dialled {
-		made := 0
-		for other := range g.links {
-			if other.id == l.id && !other.dialled {
-				made++
-			}
-		}
-		if made >= maxLinks {
-			return nil, fmt.Errorf("gateway %s has %d connections to this one already", l.id, made)
-		}
 	}
 	g.links[l] = struct{}{}
 	for node := range g.current {

@@ -19,6 +19,18 @@ import (
 // rawPeer is a connection of a gateway that was taken over to another one.
 func (fl *fleet) rawPeer(t *testing.T, id, to string) (qc *quic.Conn, control *quic.Stream, done func()) {
 	t.Helper()
+	qc, done = fl.silentPeer(t, id, to)
+	control, err := qc.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	control.Write(message(t, tunnel.MeshHello{Version: 1, Process: "taken over"}))
+	return qc, control, done
+}
+
+// silentPeer is rawPeer of which nothing is heard.
+func (fl *fleet) silentPeer(t *testing.T, id, to string) (qc *quic.Conn, done func()) {
+	t.Helper()
 	pc := fl.net.Listen(netip.AddrPortFrom(fl.members[id].addr.Addr(), 0))
 	tr := &quic.Transport{Conn: pc}
 	qc, err := tr.Dial(t.Context(), net.UDPAddrFromAddrPort(fl.members[to].addr), &tls.Config{
@@ -28,11 +40,7 @@ func (fl *fleet) rawPeer(t *testing.T, id, to string) (qc *quic.Conn, control *q
 	if err != nil {
 		t.Fatal(err)
 	}
-	if control, err = qc.OpenStream(); err != nil {
-		t.Fatal(err)
-	}
-	control.Write(message(t, tunnel.MeshHello{Version: 1, Process: "taken over"}))
-	return qc, control, func() { qc.CloseWithError(0, ""); tr.Close(); pc.Close() }
+	return qc, func() { qc.CloseWithError(0, ""); tr.Close(); pc.Close() }
 }
 
 // closedWith fails unless the other end has closed the connection with that text.
@@ -99,6 +107,30 @@ func TestPeerThatConnectsTooOften(t *testing.T) {
 			case qc.Context().Err() != nil:
 				t.Errorf("connection %d: %v", i, context.Cause(qc.Context()))
 			}
+		}
+	})
+}
+
+// Those that say nothing count too.
+func TestPeerThatConnectsTooOftenAndIsSilent(t *testing.T) {
+	inFleet(t, []string{"a", "b"}, func(t *testing.T, fl *fleet) {
+		for i := range 9 { // one is b's own
+			qc, done := fl.silentPeer(t, "b", "a")
+			defer done()
+			<-time.After(100 * time.Millisecond)
+			switch {
+			case i >= 7:
+				closedWith(t, qc, "gateway b has 8 connections to this one already")
+			case qc.Context().Err() != nil:
+				t.Errorf("connection %d: %v", i, context.Cause(qc.Context()))
+			}
+		}
+		<-time.After(tunnel.HelloTimeout) // and not for longer than they are there
+		qc, _, done := fl.rawPeer(t, "b", "a")
+		defer done()
+		settle()
+		if qc.Context().Err() != nil {
+			t.Errorf("afterwards: %v", context.Cause(qc.Context()))
 		}
 	})
 }
