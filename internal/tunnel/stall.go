@@ -70,6 +70,7 @@ var ErrStalled = errors.New("nobody has read this connection for long, and it he
 type Stalls struct {
 	limit int64
 	pool  *StallPool // nil: this session alone
+	base  time.Time  // what times are measured from: the clock of the wall may be set
 
 	mu    sync.Mutex // guards all below
 	total int64      // what the pool has been told
@@ -79,11 +80,14 @@ type Stalls struct {
 
 // NewStalls makes one for a session; see GatewayStallLimit and its like. A pool bounds all
 // sessions that share it; nil: none.
-func NewStalls(limit int64, pool *StallPool) *Stalls { return &Stalls{limit: limit, pool: pool} }
+func NewStalls(limit int64, pool *StallPool) *Stalls {
+	return &Stalls{limit: limit, pool: pool, base: time.Now()}
+}
 
 // stallWatch is a copy from a stream of the session.
 type stallWatch struct {
-	writing atomic.Int64 // since when, Unix nanoseconds; 0: no write is under way
+	base    time.Time    // of its Stalls
+	writing atomic.Int64 // since when, in nanoseconds from base; 0: no write is under way
 	carried atomic.Int64 // bytes
 	abort   func()
 }
@@ -100,7 +104,7 @@ func (w *stallWatch) write(dst io.Writer, b []byte) (n int64, err error) {
 	}
 	defer w.writing.Store(0)
 	for piece := range slices.Chunk(b, stallPiece) {
-		w.writing.Store(time.Now().UnixNano())
+		w.writing.Store(max(int64(time.Since(w.base)), 1))
 		nw, err := dst.Write(piece)
 		n += int64(nw)
 		w.carried.Add(int64(nw))
@@ -113,7 +117,7 @@ func (w *stallWatch) write(dst io.Writer, b []byte) (n int64, err error) {
 
 // watch adds a copy; the caller removes it.
 func (s *Stalls) watch(abort func()) *stallWatch {
-	w := &stallWatch{abort: abort}
+	w := &stallWatch{base: s.base, abort: abort}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.list == nil {
@@ -152,17 +156,18 @@ func (s *Stalls) tooMuch(total int64) bool {
 
 // look cuts what holds too much.
 func (s *Stalls) look() {
-	now := time.Now()
+	now := time.Since(s.base)
 	s.mu.Lock()
 	var total int64
 	var stalled []*stallWatch
 	for w := range s.list {
 		since := w.writing.Load()
-		if since == 0 || now.Sub(time.Unix(0, since)) < stallCounts {
+		blocked := now - time.Duration(since)
+		if since == 0 || blocked < stallCounts {
 			continue
 		}
 		total += w.held()
-		if now.Sub(time.Unix(0, since)) >= stallDeadline {
+		if blocked >= stallDeadline {
 			stalled = append(stalled, w)
 		}
 	}
