@@ -19,8 +19,9 @@ const (
 	// the session has another: somebody waits for it.
 	remixFirst = 2 * time.Second
 	remixMax   = time.Minute
-	// retakeBudget bounds an attempt at QUIC: what a first packet lost twice
-	// takes on a slow path.
+	// retakeBudget bounds the handshake of an attempt at QUIC: what a first packet
+	// lost twice takes on a slow path. Once that is done UDP gets through, and a
+	// gateway with much to do may take for its WELCOME what it may always take.
 	retakeBudget = 3 * time.Second
 	// settle is the wait after a change of the network, which seldom comes
 	// alone: address, route and neighbours follow each other.
@@ -76,12 +77,11 @@ func (a *Agent) recarry(ctx context.Context, s *session, mode Transport) (*sessi
 	if s.sess.transport == want {
 		return nil, nil
 	}
+	to := route{transport: want}
 	if want == QUIC {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, retakeBudget)
-		defer cancel()
+		to.budget = retakeBudget
 	}
-	next, err := a.connectVia(ctx, candidate{id: s.id, addresses: []string{s.gateway}}, route{transport: want})
+	next, err := a.connectVia(ctx, candidate{id: s.id, addresses: []string{s.gateway}}, to)
 	if err == nil && mode == Auto {
 		a.remember(want)
 	}

@@ -99,10 +99,18 @@ type route struct {
 	transport Transport
 	// first of Auto is what worked on this network last; "": not known.
 	first Transport
+	// budget bounds the dial up to the end of the handshake; 0: nothing does but
+	// what bounds each transport's.
+	budget time.Duration
 }
 
 // dial resolves "host:port" and makes a link to the first address that answers.
 func (d *dialer) dial(ctx context.Context, gateway string, conf *tls.Config, r route) (*link, error) {
+	if r.budget > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, r.budget)
+		defer cancel()
+	}
 	proxy, err := d.proxyFor(gateway)
 	if err != nil {
 		return nil, err

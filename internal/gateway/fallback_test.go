@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -415,6 +417,29 @@ func TestBackSoonAfterALongCut(t *testing.T) {
 			if d := time.Since(start); d > 13*time.Second {
 				t.Errorf("cut %d: back after %s", i, d)
 			}
+		}
+	})
+}
+
+// A gateway that takes its time to say WELCOME is moved to all the same: only the
+// handshake shows whether UDP gets through.
+func TestSlowWelcomeOverQUIC(t *testing.T) {
+	var slow atomic.Bool
+	inLab(t, func(l *lab, c *gateway.Config) {
+		c.Authorize = func(string, *x509.Certificate) error {
+			if slow.Load() {
+				<-time.After(4 * time.Second)
+			}
+			return nil
+		}
+	}, func(t *testing.T, l *lab) {
+		l.net.BlockUDP(true)
+		n := l.joined("berlin-1", nil, nil)
+		slow.Store(true)
+		l.net.BlockUDP(false)
+		<-time.After(90 * time.Second) // one attempt
+		if n.Carrier() != agent.QUIC {
+			t.Errorf("carried by %q", n.Carrier())
 		}
 	})
 }
