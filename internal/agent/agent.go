@@ -306,7 +306,7 @@ func (a *Agent) Beat() {
 // DialAPIServer opens a connection to the apiserver through the session. Without
 // one it waits for it if it was lost in the last few seconds, and fails with
 // ErrNotConnected otherwise. Once connected it takes no longer than
-// tunnel.GatewayDialTimeout. The connection is a tunnel.Stream with a method Stalls,
+// tunnel.GatewayDialTimeout, from opening a stream to the gateway's answer. The connection is a tunnel.Stream with a method Stalls,
 // which returns what watches over its session's.
 func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
 	c, err := a.dialAPIServer(ctx)
@@ -320,14 +320,15 @@ func (a *Agent) dialAPIServer(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("dial apiserver: %w", err)
 	}
 	h := tunnel.Header{Kind: tunnel.KindAPIServer, Trace: rand.Uint64N(1 << 62), Deadline: tunnel.AgentDialTimeout}
+	ctx, cancel := context.WithTimeoutCause(ctx, tunnel.GatewayDialTimeout,
+		fmt.Errorf("no answer within %s: %w", tunnel.GatewayDialTimeout, context.DeadlineExceeded))
+	defer cancel()
 	s.streams.Add()
-	d, err := tunnel.OpenDial(s.sess, h)
+	d, err := tunnel.OpenDialContext(ctx, s.sess.Session, h)
 	if err != nil {
 		s.streams.Done()
 		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, tunnel.GatewayDialTimeout)
-	defer cancel()
 	if err := d.Await(ctx); err != nil {
 		s.streams.Done()
 		return nil, fmt.Errorf("dial apiserver through gateway %s: %w", s.gateway, err)

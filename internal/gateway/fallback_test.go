@@ -443,3 +443,43 @@ func TestSlowWelcomeOverQUIC(t *testing.T) {
 		}
 	})
 }
+
+// A dial over a connection that stands still ends with its caller's patience,
+// wherever it is by then, and within GatewayDialTimeout where the caller has none.
+func TestDialAPIServerOverAConnectionThatStandsStill(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		l.serveAPI()
+		l.net.BlockUDP(true)
+		n := l.joined("berlin-1", nil, nil)
+		bulk, err := n.DialAPIServer(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer bulk.Close()
+		l.net.Cut(edgeAddr, true)
+		go bulk.Write(make([]byte, 8<<20)) // what the connection takes, and more
+		<-time.After(time.Second)
+		var dials sync.WaitGroup
+		for i := range 200 { // some cannot open a stream, others not send their header
+			patience, want := context.Background(), tunnel.GatewayDialTimeout
+			if i%2 == 0 {
+				want = time.Second
+				ctx, cancel := context.WithTimeout(patience, want)
+				defer cancel()
+				patience = ctx
+			}
+			dials.Go(func() {
+				start := time.Now()
+				c, err := n.DialAPIServer(patience)
+				if err == nil {
+					c.Close()
+					t.Error("a dial worked")
+				}
+				if d := time.Since(start); d > want {
+					t.Errorf("%s instead of %s at most: %v", d, want, err)
+				}
+			})
+		}
+		dials.Wait()
+	})
+}

@@ -17,9 +17,8 @@ func OpenDial(s Session, h Header) (*Dialed, error) {
 	return OpenDialContext(context.Background(), s, h)
 }
 
-// OpenDialContext is OpenDial that gives up sending h when ctx ends; ctx's cause is
-// then the error. Opening the stream comes before, and takes five seconds at most
-// (muxOpenTimeout), whatever ctx is.
+// OpenDialContext is OpenDial that gives up opening the stream and sending h when
+// ctx ends; ctx's cause is then the error.
 func OpenDialContext(ctx context.Context, s Session, h Header) (*Dialed, error) {
 	return openDial(ctx, s, nil, h)
 }
@@ -39,7 +38,7 @@ func openDial(ctx context.Context, s Session, prefix []byte, h Header) (*Dialed,
 	if err != nil {
 		return nil, err
 	}
-	st, err := s.Open()
+	st, err := openStream(ctx, s)
 	if err != nil {
 		return nil, err
 	}
@@ -49,6 +48,19 @@ func openDial(ctx context.Context, s Session, prefix []byte, h Header) (*Dialed,
 		return nil, fmt.Errorf("send dial header: %w", err)
 	}
 	return &Dialed{st}, nil
+}
+
+// openStream is s.Open until ctx ends. Only a multiplexer waits there.
+func openStream(ctx context.Context, s Session) (Stream, error) {
+	m, ok := s.(*MuxSession)
+	if !ok {
+		return s.Open()
+	}
+	st, err := m.openUntil(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+	}
+	return st, err
 }
 
 // sendHeader writes b, within HelloTimeout and until ctx ends.

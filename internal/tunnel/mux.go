@@ -216,7 +216,10 @@ func (s *MuxSession) end(err error) bool {
 }
 
 // Open implements Session.
-func (s *MuxSession) Open() (Stream, error) {
+func (s *MuxSession) Open() (Stream, error) { return s.openUntil(context.Background()) }
+
+// openUntil is Open that gives up when ctx ends.
+func (s *MuxSession) openUntil(ctx context.Context) (Stream, error) {
 	s.mu.Lock()
 	switch {
 	case s.err != nil:
@@ -228,7 +231,7 @@ func (s *MuxSession) Open() (Stream, error) {
 	}
 	s.opened++
 	s.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), muxOpenTimeout)
+	ctx, cancel := context.WithTimeout(ctx, muxOpenTimeout)
 	defer cancel()
 	st, err := s.y.OpenStream(ctx)
 	if err != nil {
@@ -353,7 +356,7 @@ func (s *MuxSession) mapError(err error) error {
 		default:
 			return errDeadline
 		}
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, yamux.ErrStreamsExhausted):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled), errors.Is(err, yamux.ErrStreamsExhausted):
 		return err
 	case err == yamux.ErrStreamClosed, err == yamux.ErrStreamReset: //nolint:errorlint // a GoAwayError is ErrStreamReset too, to errors.Is
 		return net.ErrClosed
