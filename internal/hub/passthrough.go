@@ -15,6 +15,11 @@ import (
 // from spinning.
 const acceptPause = 100 * time.Millisecond
 
+// podDialTimeout bounds opening a pod's stream. It is longer than the tunnel takes at
+// the most, with the seconds it may wait for a session, so that what the gateway says
+// comes first.
+const podDialTimeout = tunnel.GatewayDialTimeout + 8*time.Second
+
 // ServePods carries every connection of the listener to the apiserver and back,
 // byte for byte: pods speak TLS with the apiserver itself and show it their own
 // tokens. An end of stream in one direction is passed on while the other goes on
@@ -99,7 +104,7 @@ func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
 		// What goes over a link that is cut is over.
 		defer context.AfterFunc(online, cancel)()
 	}
-	dialing, cancel := context.WithTimeout(carrying, dialTimeout)
+	dialing, cancel := context.WithTimeout(carrying, podDialTimeout)
 	upstream, err := h.config.DialUpstream(dialing)
 	cancel()
 	if err != nil {
@@ -111,6 +116,11 @@ func (h *Hub) carry(ctx context.Context, pod net.Conn, here *handOff) {
 			// A gateway that answers is no sign of a cut: whether the apiserver
 			// answers too, the link's own probes find out.
 			tunnel.Abort(pod)
+		case online.Err() == nil && errors.Is(err, context.DeadlineExceeded):
+			// Nobody said anything, perhaps because the dial alone is slow: one pod
+			// is no reason to cut off all that is open.
+			tunnel.Abort(pod)
+			h.local.link.Doubt()
 		default:
 			if online.Err() == nil {
 				h.local.link.Failed(err)

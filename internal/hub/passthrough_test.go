@@ -4,12 +4,20 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"k8s.io/utils/clock"
+
+	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
+	"github.com/edgewright/terraform-provider-edge/internal/tunnel/tunneltest"
 )
 
 var wantEndpoint = netip.MustParseAddrPort("169.254.20.11:443")
@@ -155,5 +163,99 @@ func TestServePodsEnds(t *testing.T) {
 	if c, err := net.Dial("tcp", address); err == nil {
 		c.Close()
 		t.Error("the listener goes on")
+	}
+}
+
+// TestPodSlowDial: a dial that nobody answers in time costs the pod that asked for it
+// and nobody else: the apiserver is asked whether it is there. What the gateway says
+// comes before that. A broken session is a cut.
+func TestPodSlowDial(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		dial    func(context.Context) (net.Conn, error)
+		online  bool
+		doubted bool // the apiserver is asked once the dial has failed
+	}{
+		{"the gateway answers late", func(ctx context.Context) (net.Conn, error) {
+			select {
+			case <-time.After(tunnel.GatewayDialTimeout):
+				return nil, &tunnel.StatusError{Status: tunnel.StatusTimeout}
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}, true, false},
+		{"nobody answers", func(ctx context.Context) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}, true, true},
+		{"the session is broken", func(context.Context) (net.Conn, error) { return nil, io.ErrClosedPipe }, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				log := slog.New(slog.DiscardHandler)
+				var changes []link.State
+				var probed time.Time
+				gone := false
+				monitor := link.New(link.Options{
+					Logger: log, OnChange: func(s link.State) { changes = append(changes, s) },
+					Probe: func(context.Context) error {
+						probed = time.Now()
+						if gone {
+							return io.ErrClosedPipe
+						}
+						return nil
+					},
+				})
+				ctx, stop := context.WithCancel(t.Context())
+				done := make(chan error, 1)
+				go func() { done <- monitor.Run(ctx) }()
+				monitor.Session(true)
+				time.Sleep(5 * time.Second) // out of step with the probes
+				synctest.Wait()
+				if len(changes) != 1 || !changes[0].Online {
+					t.Fatalf("%+v", changes)
+				}
+				gone = !tt.online
+				h := &Hub{log: log, clock: clock.RealClock{}, pods: newPodConnections(log, clock.RealClock{}), local: &local{link: monitor}}
+				h.config.DialUpstream = tt.dial
+				pod, accepted := tunneltest.Pipe()
+				here := newHandOff(&net.TCPAddr{})
+				given := make(chan struct{})
+				go func() {
+					if c, err := here.Accept(); err == nil {
+						c.Close()
+						close(given)
+					}
+				}()
+				h.carry(ctx, accepted, here)
+				synctest.Wait()
+				if doubted := time.Since(probed) == 0; doubted != tt.doubted {
+					t.Errorf("the apiserver was asked %s before, want at once: %v", time.Since(probed), tt.doubted)
+				}
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if online := monitor.State().Online; online != tt.online || online != (len(changes) == 1) {
+					t.Errorf("%+v", changes)
+				}
+				if _, err := pod.Read(make([]byte, 1)); err == nil {
+					t.Error("the pod's connection is open")
+				}
+				here.Close()
+				select {
+				case <-given:
+					if tt.online {
+						t.Error("the node itself was to answer")
+					}
+				default:
+					if !tt.online {
+						t.Error("the node itself was not asked")
+					}
+				}
+				stop()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
 	}
 }

@@ -120,7 +120,7 @@ func (m *Monitor) Session(up bool) {
 	}
 	m.mu.Unlock()
 	if up {
-		m.ask()
+		m.Doubt()
 	}
 }
 
@@ -129,10 +129,12 @@ func (m *Monitor) Failed(err error) {
 	m.mu.Lock()
 	m.lost(err.Error())
 	m.mu.Unlock()
-	m.ask()
+	m.Doubt()
 }
 
-func (m *Monitor) ask() {
+// Doubt has the apiserver asked at once: something was slow that may be so because the
+// link is, and may not. It does not block.
+func (m *Monitor) Doubt() {
 	select {
 	case m.poke <- struct{}{}:
 	default:
