@@ -463,6 +463,53 @@ func TestBrokenList(t *testing.T) {
 	}
 }
 
+// TestEndlessList: a list of which the first page comes and another never does is not
+// begun again as if something had come of it.
+func TestEndlessList(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int // of all pages but the first
+		most   int // lists in an hour
+	}{
+		{"an object cannot be read", http.StatusInternalServerError, int(2 * time.Hour / trialEvery)},
+		{"a page is of another version", 0, int(time.Hour / backoffLast)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := &world{t: t, api: newFakeAPI(t), store: newMemory()}
+				for i := range pageSize + 1 {
+					w.api.put(podsTable, fmt.Sprint("p", i), "1")
+				}
+				firsts := 0
+				w.api.mixed = tt.status == 0
+				w.api.refuse = func(table, query string) int {
+					switch {
+					case table != podsTable || !strings.Contains(query, "limit="):
+						return 0
+					case strings.Contains(query, "continue="):
+						return tt.status
+					}
+					firsts++
+					return 0
+				}
+				w.start()
+				defer func() { w.stop() }()
+				count := func() int {
+					w.api.mu.Lock()
+					defer w.api.mu.Unlock()
+					return firsts
+				}
+				settle(10 * time.Minute)
+				before := count()
+				settle(time.Hour)
+				if n := count() - before; n > tt.most || n == 0 {
+					t.Errorf("%d lists were begun in an hour, want at most %d", n, tt.most)
+				}
+			})
+		})
+	}
+}
+
 // follower is a client: it lists and watches, and begins anew when it must.
 type follower struct {
 	w      *world

@@ -318,7 +318,8 @@ type listing struct {
 
 // list reads all pages, from where it was broken off if that is not long ago: all
 // are of one version, which the token holds. An answer that the token is no good
-// begins the next list at its beginning. progress says that a page came.
+// begins the next list at its beginning. progress says that a page came that is kept:
+// what is dropped would be read again and again.
 func (s *stream) list(ctx context.Context) (c content, progress bool, err error) {
 	l := s.pages
 	s.pages = nil
@@ -328,13 +329,14 @@ func (s *stream) list(ctx context.Context) (c content, progress bool, err error)
 	for {
 		raw, err := s.page(ctx, l)
 		if err != nil {
-			if isPassing(err) {
-				s.pages = l
+			if !isPassing(err) {
+				return content{}, false, err
 			}
+			s.pages = l
 			return content{}, progress, err
 		}
 		if err := s.turn(l, raw); err != nil {
-			return content{}, progress, err
+			return content{}, false, err
 		}
 		if l.next == "" {
 			return l.content, true, nil
