@@ -136,6 +136,36 @@ func TestUnwellApiserver(t *testing.T) {
 	}
 }
 
+// TestRefusedForGood: a collection that is refused for good is asked for no more often
+// than its own backoff has it, while all else is followed.
+func TestRefusedForGood(t *testing.T) {
+	for _, status := range []int{http.StatusForbidden, http.StatusInternalServerError} {
+		t.Run(fmt.Sprint(status), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				defer func() { w.stop() }()
+				table := path(replica.Collection{Resource: core("services")})
+				settle(time.Second)
+				w.api.refusing(status, table)
+				w.api.breakWatches()
+				settle(trialsLast + 2*backoffLast)
+				before := w.api.asking()
+				settle(time.Hour)
+				if n := w.api.asking() - before; n > 130 || n < 55 {
+					t.Errorf("%d requests in an hour", n)
+				}
+				w.api.refusing(0, "")
+				settle(2*backoffLast + time.Second)
+				for _, c := range w.mirror.Collections() {
+					if c.Err != nil {
+						t.Errorf("%s, once it is not refused: %v", c.Collection, c.Err)
+					}
+				}
+			})
+		})
+	}
+}
+
 // TestUnwellBeyondCut: what waits for an apiserver that is unwell begins anew with the
 // link, and whoever waits long for another reason does not go on waiting.
 func TestUnwellBeyondCut(t *testing.T) {

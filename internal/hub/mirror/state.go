@@ -47,11 +47,11 @@ func (s *stream) at() replica.Version {
 }
 
 // failed notes why a stream ended; nil: as it was asked to. That of a link that is
-// cut is no failure of the stream's.
-func (s *stream) failed(err error) {
+// cut is no failure of the stream's. It returns for how long the stream has failed.
+func (s *stream) failed(err error) time.Duration {
 	online := s.mirror.onlineSince()
 	if err == nil || online.IsZero() {
-		return
+		return 0
 	}
 	now := s.mirror.clock.Now()
 	s.mu.Lock()
@@ -60,11 +60,13 @@ func (s *stream) failed(err error) {
 	if s.failing.IsZero() {
 		s.failing = now
 	}
-	if since, unfollowed := s.unfollowed(online, now); unfollowed && !s.told {
+	since, unfollowed := s.unfollowed(online, now)
+	if unfollowed && !s.told {
 		s.told = true
 		s.log.Warn("a collection is not followed though the link is there; what the node holds of it grows old",
 			"complete", s.complete, "since", since, "error", err)
 	}
+	return now.Sub(since)
 }
 
 // unfollowed says since when a stream has failed while the link is there, and

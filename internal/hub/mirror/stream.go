@@ -102,7 +102,7 @@ func (s *stream) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		s.failed(err)
+		failing := s.failed(err)
 		if progress {
 			backoff = newBackoff()
 		}
@@ -116,7 +116,11 @@ func (s *stream) run(ctx context.Context) {
 		pause := backoff.Step()
 		var answered <-chan struct{}
 		if pause > trialEvery && isUnwell(err) {
+			own := pause
 			pause, answered = s.mirror.trial()
+			if failing >= trialsLast {
+				pause = max(pause, own)
+			}
 		}
 		if seconds, ok := apierrors.SuggestsClientDelay(err); ok {
 			pause = max(pause, time.Duration(seconds)*time.Second)

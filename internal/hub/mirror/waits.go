@@ -18,6 +18,10 @@ const (
 	// hears of a thousand nodes with twenty streams each some 270 requests a second
 	// until then. Each stream by itself would have to ask as often: 5300 a second.
 	trialEvery = 5 * time.Second
+	// trialsLast is how long a stream fails before it waits for its own backoff too: an
+	// apiserver that starts is well by then. One that refuses a single collection for
+	// good would hear of a trial every few seconds, some 23,000 a day from each node.
+	trialsLast = 5 * time.Minute
 	// returnWithin bounds the wait after a failure once the link has been cut and is
 	// there again: a link that flaps is no reason to stay behind when it has ceased to.
 	returnWithin = 5 * time.Second
