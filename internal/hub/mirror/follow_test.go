@@ -373,3 +373,36 @@ func TestEndlessRestart(t *testing.T) {
 		}
 	})
 }
+
+// TestRefusedBegunAgain: what is refused to a stream that was dropped meanwhile does
+// not take the place of the one that was begun after it.
+func TestRefusedBegunAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		defer func() { w.stop() }()
+		c := aPool(0)
+		w.api.put(tableOf(c), c.Name, "1")
+		cover := func() {
+			t.Helper()
+			if _, coverage := w.mirror.Cover(replica.Query(c)); coverage != replica.CoverWhole {
+				t.Fatal(coverage)
+			}
+			settle(time.Second)
+		}
+		cover()
+		before := w.mirror.stream(c)
+		w.mirror.mu.Lock()
+		w.mirror.drop(before)
+		w.mirror.mu.Unlock()
+		cover()
+		after := w.mirror.stream(c)
+		w.mirror.refuse(before)
+		if after == before || w.mirror.stream(c) != after {
+			t.Error("the stream that was begun again is forgotten")
+		}
+		cover()
+		if s, err := w.mirror.Snapshot(c); err != nil || len(s.Objects) != 1 {
+			t.Errorf("it serves %v, %v", s.Objects, err)
+		}
+	})
+}

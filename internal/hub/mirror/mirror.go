@@ -250,10 +250,14 @@ func (m *Mirror) demand(r *rule, id replica.Collection) *stream {
 }
 
 // refuse forgets a collection that the apiserver does not let the node read, and
-// that is not known: whoever asks for it is told by the apiserver itself.
+// that is not known: whoever asks for it is told by the apiserver itself. Where it was
+// dropped meanwhile and begun again, that is another's.
 func (m *Mirror) refuse(s *stream) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.streams[s.id] != s {
+		return
+	}
 	now := m.clock.Now()
 	for id, until := range m.refused {
 		if now.After(until) {
