@@ -54,7 +54,8 @@ type Options struct {
 	// Logger; slog.Default where nil.
 	Logger *slog.Logger
 
-	lockTimeout time.Duration // other than the constant, in tests
+	lockTimeout time.Duration      // other than the constant, in tests
+	syncDir     func(string) error // other than the function, in tests
 }
 
 // State of a collection.
@@ -97,6 +98,7 @@ type Store struct {
 	log   *slog.Logger
 
 	lockTimeout time.Duration
+	syncDir     func(string) error
 
 	flushing sync.Mutex // held while a batch is written; taken before mu
 	db       *bolt.DB   // guarded by flushing
@@ -122,12 +124,15 @@ func Open(o Options) (*Store, []Stored, error) {
 	if o.lockTimeout == 0 {
 		o.lockTimeout = lockTimeout
 	}
+	if o.syncDir == nil {
+		o.syncDir = syncDir
+	}
 	key, err := loadKey(o.KeyPath)
 	if err != nil {
 		return nil, nil, err
 	}
 	s := &Store{
-		path: o.Path, seal: key.aead, clock: o.Clock, log: o.Logger, lockTimeout: o.lockTimeout,
+		path: o.Path, seal: key.aead, clock: o.Clock, log: o.Logger, lockTimeout: o.lockTimeout, syncDir: o.syncDir,
 		pending: map[replica.Collection]*pending{}, moved: map[replica.Collection]State{},
 	}
 	found, err := s.open(key.digest)
@@ -143,8 +148,8 @@ func Open(o Options) (*Store, []Stored, error) {
 	return s, found, nil
 }
 
-// open verifies, opens and reads the file. Damage is a *damageError, and the file
-// is closed then.
+// open verifies, opens and reads the file. Damage is a *damageError. With an error the
+// file is closed.
 func (s *Store) open(keyDigest []byte) ([]Stored, error) {
 	used, err := verifyFile(s.path, s.lockTimeout)
 	if err != nil {
@@ -169,11 +174,17 @@ func (s *Store) open(keyDigest []byte) ([]Stored, error) {
 		return nil, errors.Join(err, s.db.Close())
 	}
 	if used.size >= compactAbove && used.free*2 >= used.pages && !s.db.IsReadOnly() {
-		if err := s.compact(); err != nil {
-			return nil, err
-		}
+		err = s.compact()
 	}
-	return found, syncDir(filepath.Dir(s.path))
+	// Of what can only be read no name is new, and a file system that has given up
+	// (ext4's errors=remount-ro) takes no sync.
+	if err == nil && !s.db.IsReadOnly() {
+		err = s.syncDir(filepath.Dir(s.path))
+	}
+	if err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return found, nil
 }
 
 // openFile opens the file to write, or, where the file system lets nobody, to read:

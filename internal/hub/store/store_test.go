@@ -3,12 +3,14 @@ package store
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -454,6 +456,20 @@ func TestCompactionInTheWay(t *testing.T) {
 		t.Error(diff)
 	}
 	if err := s.Commit(t.Context(), Change{Collection: pools, State: state(4), Put: []*replica.Object{pool(t, "berlin")}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestOpenFailsLate: a store that cannot be opened to its end lets go of the file.
+func TestOpenFailsLate(t *testing.T) {
+	d := newDisk(t)
+	o := d.options()
+	o.syncDir = func(string) error { return syscall.EIO }
+	if _, _, err := Open(o); !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+	s, _ := d.open()
+	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
 }
