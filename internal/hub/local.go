@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"sync"
 
@@ -66,7 +65,7 @@ type local struct {
 
 func newLocal(h *Hub, config Local) *local {
 	l := &local{hub: h, config: config, lease: lease{kick: make(chan struct{}, 1)}, back: make(chan struct{}, 1), learning: make(chan struct{}, 1)}
-	l.pods = &podServer{local: l, conns: map[net.Conn]struct{}{}}
+	l.pods = newPodServer(l)
 	l.bearer = newUpstream(&h.config, func() (*tls.Certificate, error) { return nil, nil })
 	l.bearer.anonymous = true
 	l.server = serve.New(serve.Options{Replica: config.Replica, Clock: h.clock, Logger: h.log})

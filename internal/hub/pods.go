@@ -21,6 +21,16 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel"
 )
 
+const (
+	// podStreams is how many requests a pod may have open on one connection: it opens
+	// another for more, of which there are maxFromAddress.
+	podStreams = 100
+	// podWatches is how many watches a pod may have open in all, whatever it opens them
+	// on: each is a goroutine here and a follower of the replica until the link is
+	// back. Few controllers watch more than a few dozen collections.
+	podWatches = 256
+)
+
 // podServer answers pods while the node is cut off. Its certificate is of the
 // node-local authority, which the node's pods find in their bundle beside the
 // cluster's (see withRootCA).
@@ -32,8 +42,13 @@ import (
 type podServer struct {
 	local *local
 
-	mu    sync.Mutex            // guards what follows
-	conns map[net.Conn]struct{} // being served
+	mu      sync.Mutex            // guards what follows
+	conns   map[net.Conn]struct{} // being served
+	watches map[string]int        // open, by the pod's uid
+}
+
+func newPodServer(l *local) *podServer {
+	return &podServer{local: l, conns: map[net.Conn]struct{}{}, watches: map[string]int{}}
 }
 
 // handOff is a listener of connections that somebody else has accepted.
@@ -85,9 +100,10 @@ func (p *podServer) serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout:       callerIdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: callerStreams},
-		ErrorLog:          slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
+		// What a pod does not read is not kept until the link is back.
+		HTTP2:       &http.HTTP2Config{MaxConcurrentStreams: podStreams, WriteByteTimeout: writeStall},
+		ErrorLog:    slog.NewLogLogger(h.log.Handler(), slog.LevelDebug),
+		BaseContext: func(net.Listener) context.Context { return ctx },
 		TLSConfig: &tls.Config{
 			MinVersion:     tls.VersionTLS12, // pods bring what libraries they have
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return p.local.config.PodCertificate() },
@@ -130,6 +146,26 @@ func (p *podServer) release() {
 	}
 }
 
+// beginWatch gives a pod's watch a place, which endWatch gives back. False: it has all
+// that it may have.
+func (p *podServer) beginWatch(pod string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.watches[pod] >= podWatches {
+		return false
+	}
+	p.watches[pod]++
+	return true
+}
+
+func (p *podServer) endWatch(pod string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.watches[pod]--; p.watches[pod] == 0 {
+		delete(p.watches, pod)
+	}
+}
+
 // closeBelow closes a connection below its TLS, whose own Close waits for seconds
 // for a pod that does not read, and with it everything that waits for the link.
 func closeBelow(c net.Conn) {
@@ -148,7 +184,7 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		codec.WriteStatus(w, unavailable("not over this connection, which was made while the node was cut off from its cluster; the link is back, connect again"))
 		return
 	}
-	who, err := l.authenticatePod(r)
+	who, pod, err := l.authenticatePod(r)
 	if err != nil {
 		l.hub.log.Debug("refused a pod", "remote", r.RemoteAddr, "error", err)
 		s := unauthorized()
@@ -181,6 +217,13 @@ func (p *podServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !req.reads() || !req.isResource() || req.subresource != "" {
 		codec.WriteStatus(w, x.cut())
 		return
+	}
+	if req.verb == "watch" {
+		if !p.beginWatch(pod) {
+			codec.WriteStatus(w, tooManyWatches())
+			return
+		}
+		defer p.endWatch(pod)
 	}
 	served := l.server.Serve(r.Context(), w, serve.Request{
 		Verb: req.verb, Resource: schema.GroupVersionResource{Group: req.group, Version: req.version, Resource: req.resource},

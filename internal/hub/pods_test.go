@@ -2,16 +2,19 @@ package hub
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
@@ -20,6 +23,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
@@ -347,7 +351,7 @@ func FuzzPodToken(f *testing.F) {
 	key := newKey(f)
 	known := issuer{Issuer: testIssuer, Keys: jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key.Public(), KeyID: "k"}}}}
 	f.Fuzz(func(t *testing.T, token string) {
-		who, err := known.verify(token, func() (map[string]bool, bool) { return map[string]bool{"": true, "pod": true}, true })
+		who, _, err := known.verify(token, func() (map[string]bool, bool) { return map[string]bool{"": true, "pod": true}, true })
 		if err == nil {
 			t.Fatalf("%q is %s", token, who)
 		}
@@ -358,4 +362,106 @@ func TestWithRootCA(t *testing.T) {
 	if got := withRootCA("cluster\n", "node\n"); got != "cluster\nnode\n" || withRootCA(got, "node") != got {
 		t.Errorf("got %q", got)
 	}
+}
+
+// TestPodWatchesBound: a pod's watches in a cut are spread over connections, and there
+// is an end to them, which it is told.
+func TestPodWatchesBound(t *testing.T) {
+	r, s, address := cutRig(t)
+	r.online(false)
+	client, token := r.pod(), s.token(nil)
+	client.Timeout = 0 // of a watch it would be the end
+	watch := func() (*http.Response, func()) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		q, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/api/v1/services?watch=1", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Authorization", "Bearer "+token)
+		resp, err := client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		end := func() {
+			resp.Body.Close()
+			cancel()
+		}
+		t.Cleanup(end)
+		return resp, end
+	}
+	var end func()
+	for i := range podWatches {
+		var resp *http.Response
+		if resp, end = watch(); resp.StatusCode != http.StatusOK {
+			t.Fatalf("watch %d: %s", i, resp.Status)
+		}
+	}
+	if n, want := r.hub.PodConnections().Open, (podWatches+podStreams-1)/podStreams; n < want {
+		t.Errorf("%d watches on %d connections, want %d at least", podWatches, n, want)
+	}
+	resp, _ := watch()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != fmt.Sprint(watchRetryAfter) ||
+		!strings.Contains(string(body), fmt.Sprint(podWatches, " watches open")) {
+		t.Errorf("one more: %s %s", resp.Status, body)
+	}
+	// All else goes on, and a place that is free is had again.
+	if code, body := ask(t, client, "GET", "https://"+address+"/api/v1/services", token); code != http.StatusOK {
+		t.Errorf("a list: %d %s", code, body)
+	}
+	end()
+	for limit := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		resp, end := watch()
+		if resp.StatusCode == http.StatusOK {
+			break
+		}
+		end()
+		if time.Now().After(limit) {
+			t.Fatalf("after the end of one: %s", resp.Status)
+		}
+	}
+}
+
+// TestPodThatReadsNoAnswer: in a cut too, a connection is closed that takes no bytes.
+func TestPodThatReadsNoAnswer(t *testing.T) {
+	certificate := newAuthority(t, "pods").server("kubernetes.default.svc")
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		l := &local{
+			hub: &Hub{log: log}, link: link.New(link.Options{Logger: log, Probe: func(context.Context) error { return nil }}),
+			config: Local{PodCertificate: func() (*tls.Certificate, error) { return certificate, nil }},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		here := newHandOff(&net.TCPAddr{})
+		done := make(chan error, 1)
+		go func() { done <- newPodServer(l).serve(ctx, here) }()
+		near, far := net.Pipe() // holds nothing that is not read
+		here.give(far)
+		pod := tls.Client(near, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}, MaxVersion: tls.VersionTLS12}) //nolint:gosec // of the test's own, in a bubble's time; nothing of the handshake is left to be read
+		if err := pod.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		if err := near.SetWriteDeadline(began.Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		settings := "\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+		_, err := pod.Write([]byte("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings))
+		for err == nil {
+			time.Sleep(time.Second)
+			_, err = pod.Write([]byte("\x00\x00\x08\x06\x00\x00\x00\x00\x0001234567")) // a ping
+		}
+		if took := time.Since(began); took < writeStall || took > 2*writeStall {
+			t.Errorf("it ended after %s: %v", took, err)
+		}
+		stop()
+		here.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

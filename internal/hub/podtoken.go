@@ -51,49 +51,50 @@ var errNoToken = errors.New("no bearer token")
 
 // authenticatePod verifies a service account's token with the stored keys. Its
 // times are not judged: nobody can be had a new one from while the node is cut
-// off, and the clock may be wrong. It must be bound to a pod that the node has.
-func (l *local) authenticatePod(r *http.Request) (serviceAccount, error) {
+// off, and the clock may be wrong. It must be bound to a pod that the node has, whose
+// uid is returned too.
+func (l *local) authenticatePod(r *http.Request) (who serviceAccount, pod string, err error) {
 	scheme, raw, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") || raw == "" {
-		return serviceAccount{}, errNoToken
+		return serviceAccount{}, "", errNoToken
 	}
 	known, err := l.issuer()
 	if err != nil {
-		return serviceAccount{}, err
+		return serviceAccount{}, "", err
 	}
 	return known.verify(raw, l.ownPods)
 }
 
-// verify returns whom a token names. ownPods are the uids of the node's pods.
-func (i issuer) verify(raw string, ownPods func() (map[string]bool, bool)) (serviceAccount, error) {
+// verify returns whom a token names, and the uid of its pod. ownPods are the uids of the node's pods.
+func (i issuer) verify(raw string, ownPods func() (map[string]bool, bool)) (who serviceAccount, pod string, err error) {
 	token, err := jwt.ParseSigned(strings.TrimSpace(raw), tokenAlgorithms)
 	if err != nil {
-		return serviceAccount{}, errors.New("the token is not a service account's")
+		return serviceAccount{}, "", errors.New("the token is not a service account's")
 	}
 	claims, err := i.claims(token)
 	if err != nil {
-		return serviceAccount{}, err
+		return serviceAccount{}, "", err
 	}
-	who := serviceAccount{claims.Kubernetes.Namespace, claims.Kubernetes.ServiceAccount.Name}
+	who = serviceAccount{claims.Kubernetes.Namespace, claims.Kubernetes.ServiceAccount.Name}
 	switch {
 	case claims.Issuer != i.Issuer:
-		return serviceAccount{}, fmt.Errorf("the token is of issuer %q", claims.Issuer)
+		return serviceAccount{}, "", fmt.Errorf("the token is of issuer %q", claims.Issuer)
 	case !slices.Contains(claims.Audience, i.Issuer):
 		// What an apiserver takes for its own audience unless told otherwise.
-		return serviceAccount{}, fmt.Errorf("the token is for %v", claims.Audience)
+		return serviceAccount{}, "", fmt.Errorf("the token is for %v", claims.Audience)
 	case claims.Subject != "system:serviceaccount:"+who.namespace+":"+who.name:
-		return serviceAccount{}, fmt.Errorf("the token is of %q, and says %s", claims.Subject, who)
+		return serviceAccount{}, "", fmt.Errorf("the token is of %q, and says %s", claims.Subject, who)
 	case claims.Kubernetes.Pod.UID == "":
-		return serviceAccount{}, errors.New("the token is bound to no pod")
+		return serviceAccount{}, "", errors.New("the token is bound to no pod")
 	}
 	pods, ok := ownPods()
 	if !ok {
-		return serviceAccount{}, errors.New("the node does not know its pods")
+		return serviceAccount{}, "", errors.New("the node does not know its pods")
 	}
 	if !pods[claims.Kubernetes.Pod.UID] {
-		return serviceAccount{}, fmt.Errorf("the token's pod %s is not on this node", claims.Kubernetes.Pod.Name)
+		return serviceAccount{}, "", fmt.Errorf("the token's pod %s is not on this node", claims.Kubernetes.Pod.Name)
 	}
-	return who, nil
+	return who, claims.Kubernetes.Pod.UID, nil
 }
 
 // claims are those of a token that one of the keys has signed.

@@ -596,7 +596,7 @@ func TestTokensOfApiserver(t *testing.T) {
 		return request{method: http.MethodGet, verb: "list", version: "v1", resource: resource, query: url.Values{}}
 	}
 	for limit := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		who, err := local.authenticatePod(shown)
+		who, _, err := local.authenticatePod(shown)
 		if err == nil {
 			err = local.allowed(who, read("services"))
 		}

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"fmt"
 	"net/http"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -10,6 +11,10 @@ import (
 // reach the apiserver. The hub is local and cheap to ask, and a tunnel is often
 // back within a second.
 const retryAfter = 1
+
+// watchRetryAfter is the same for a pod that has too many watches: one of its own must
+// end first.
+const watchRetryAfter = 10
 
 func newStatus(code int32, reason metav1.StatusReason, message string) metav1.Status {
 	return metav1.Status{
@@ -50,6 +55,14 @@ func tooLarge() metav1.Status {
 func unavailable(message string) metav1.Status {
 	s := newStatus(http.StatusServiceUnavailable, metav1.StatusReasonServiceUnavailable, "the apiserver cannot be reached: "+message)
 	s.Details = &metav1.StatusDetails{RetryAfterSeconds: retryAfter}
+	return s
+}
+
+// tooManyWatches: a pod has as many open as one may have.
+func tooManyWatches() metav1.Status {
+	s := newStatus(http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests,
+		fmt.Sprintf("the pod has %d watches open, which is all that the node serves one while it is cut off from its cluster", podWatches))
+	s.Details = &metav1.StatusDetails{RetryAfterSeconds: watchRetryAfter}
 	return s
 }
 
