@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,9 +23,11 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
@@ -460,6 +463,102 @@ func TestPodThatReadsNoAnswer(t *testing.T) {
 		}
 		stop()
 		here.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRightsOfStartingApiserver: what an apiserver that has just come back does not
+// allow any more counts once it has had the time to read its roles.
+func TestRightsOfStartingApiserver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		l := &local{
+			hub: &Hub{log: log, clock: clock.RealClock{}}, learning: make(chan struct{}, 1),
+			link:   link.New(link.Options{Logger: log, Probe: func(context.Context) error { return nil }}),
+			config: Local{Memo: memo.New(nil, nil, nil)},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- l.link.Run(ctx) }()
+		back := func() {
+			l.link.Session(false)
+			l.link.Session(true)
+			synctest.Wait()
+		}
+		token, err := json.Marshal(kept{Body: encoded(t, &authenticationv1.TokenRequest{
+			TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"}, Status: authenticationv1.TokenRequestStatus{Token: "t"},
+		})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.config.Memo.Put(bucketTokens, "pod shop web ", token)
+		var has []string // the resources it may read
+		learn := func(resources ...string) {
+			t.Helper()
+			has = resources
+			err := l.learnRights(ctx, func(_ context.Context, _, _ string, body []byte) ([]byte, error) {
+				var review authorizationv1.SelfSubjectRulesReview
+				if err := json.Unmarshal(body, &review); err != nil {
+					return nil, err
+				}
+				for _, resource := range has {
+					review.Status.ResourceRules = append(review.Status.ResourceRules, authorizationv1.ResourceRule{Verbs: []string{"get"}, APIGroups: []string{""}, Resources: []string{resource}})
+				}
+				return json.Marshal(review)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		may := func(when string, resources ...string) {
+			t.Helper()
+			var allowed []string
+			for _, resource := range []string{"nodes", "pods", "services"} {
+				if l.allowed(serviceAccount{"shop", "web"}, request{method: "GET", verb: "get", version: "v1", resource: resource, name: "x"}) == nil {
+					allowed = append(allowed, resource)
+				}
+			}
+			if !slices.Equal(allowed, resources) {
+				t.Errorf("%s: it may read %v, want %v", when, allowed, resources)
+			}
+		}
+		asks := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			select {
+			case <-l.learning:
+				if !want {
+					t.Errorf("%s: it is asked again", when)
+				}
+			default:
+				if want {
+					t.Errorf("%s: it is not asked again", when)
+				}
+			}
+		}
+		back()
+		learn("services")
+		may("at first", "services")
+		learn("services", "pods")
+		may("with more", "pods", "services")
+		learn("pods", "services")
+		asks("whose rules come in another order", false)
+		time.Sleep(time.Minute)
+		learn("pods")
+		may("a minute after the cut", "pods", "services")
+		time.Sleep(overlay.RefusalsPass - time.Minute - time.Second)
+		asks("while it may be starting", false)
+		time.Sleep(time.Second)
+		asks("once it has started", true)
+		learn("pods")
+		may("once it has started", "pods")
+		learn()
+		may("when all is taken away later")
+		time.Sleep(time.Hour)
+		asks("an hour later", false)
+		stop()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}

@@ -11,10 +11,12 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
 )
 
 // bucketRights keeps what the node's service accounts may do, by
@@ -113,20 +115,43 @@ func (k rights) allow(who serviceAccount, r request) bool {
 
 func has(list []string, s string) bool { return slices.Contains(list, s) || slices.Contains(list, "*") }
 
+// lost says whether a rule that is known is not in what was answered now; they come in
+// no order.
+func (k rights) lost(now rights) bool {
+	return missing(k.Own, now.Own) || missing(k.Every, now.Every) || missing(k.Paths, now.Paths)
+}
+
+// missing says whether a rule of before is not there now.
+func missing[R any](before, now []R) bool {
+	return slices.ContainsFunc(before, func(rule R) bool {
+		return !slices.ContainsFunc(now, func(other R) bool { return equality.Semantic.DeepEqual(rule, other) })
+	})
+}
+
+// startsFor is how much longer the apiserver may not have read all its roles, because
+// it may have started when the link came back; 0 once it has.
+func (l *local) startsFor() time.Duration {
+	return max(overlay.RefusalsPass-l.hub.clock.Since(l.link.State().Since), 0)
+}
+
 // learnRights asks what every service account of the node's pods may do, with
-// one of its own tokens. post sends an object as the token's bearer.
+// one of its own tokens. post sends an object as the token's bearer. What an apiserver
+// that may be starting no longer allows stays allowed until it is asked again, when it
+// has read its roles.
 func (l *local) learnRights(ctx context.Context, post func(ctx context.Context, token, path string, body []byte) ([]byte, error)) error {
 	var errs []error
+	again := false
 	for who, token := range l.accounts() {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		own, err := askRights(ctx, post, token, who.namespace)
+		var known rights
 		var value []byte
 		if err == nil {
 			var every authorizationv1.SubjectRulesReviewStatus
 			if every, err = askRights(ctx, post, token, everyNamespace); err == nil {
-				known := rights{Own: own.ResourceRules, Every: every.ResourceRules, Paths: every.NonResourceRules, Incomplete: own.Incomplete || every.Incomplete}
+				known = rights{Own: own.ResourceRules, Every: every.ResourceRules, Paths: every.NonResourceRules, Incomplete: own.Incomplete || every.Incomplete}
 				value, err = json.Marshal(known)
 			}
 		}
@@ -134,9 +159,19 @@ func (l *local) learnRights(ctx context.Context, post func(ctx context.Context, 
 			errs = append(errs, fmt.Errorf("what %s may do: %w", who, err))
 			continue
 		}
-		if have, ok := l.config.Memo.Get(bucketRights, who.String()); !ok || string(have) != string(value) {
-			l.config.Memo.Put(bucketRights, who.String(), value)
+		have, ok := l.config.Memo.Get(bucketRights, who.String())
+		if ok && string(have) == string(value) {
+			continue
 		}
+		var before rights
+		if ok && l.startsFor() > 0 && json.Unmarshal(have, &before) == nil && before.lost(known) {
+			again = true
+			continue
+		}
+		l.config.Memo.Put(bucketRights, who.String(), value)
+	}
+	if again {
+		l.hub.clock.AfterFunc(l.startsFor(), l.learnSoon)
 	}
 	return errors.Join(errs...)
 }

@@ -37,15 +37,15 @@ var (
 	// errInternal is an apiserver's 500, which may be one write's alone: a webhook
 	// failed at it.
 	errInternal = errors.New("the apiserver answered 500")
-	// errForbidden is a 403 that may pass: see refusalsPass.
+	// errForbidden is a 403 that may pass: see RefusalsPass.
 	errForbidden = errors.New("the apiserver answered 403")
 )
 
 const (
-	// refusalsPass is for how long after the link is back a 403 is not final. An
+	// RefusalsPass is for how long after the link is back a 403 is not final. An
 	// apiserver answers so while it starts, before its admission is ready and before
 	// it has read its roles, which takes it a minute or two on a small machine.
-	refusalsPass = 5 * time.Minute
+	RefusalsPass = 5 * time.Minute
 	// refusalsInRow is after how many of them in a row it is taken to be starting,
 	// and is not sent the rest for now. A namespace that is being deleted refuses
 	// what is written in it alone.
@@ -108,7 +108,7 @@ func (o *Overlay) Drain(ctx context.Context, back time.Time, send Sender) error 
 func (o *Overlay) patient(back time.Time, send Sender) Sender {
 	return func(ctx context.Context, w Write) (Answer, error) {
 		answer, err := send(ctx, w)
-		if err == nil && answer.Code == http.StatusForbidden && o.options.Clock.Since(back) < refusalsPass {
+		if err == nil && answer.Code == http.StatusForbidden && o.options.Clock.Since(back) < RefusalsPass {
 			err = errForbidden
 		}
 		return answer, err

@@ -38,7 +38,7 @@ func TestApiserverStarts(t *testing.T) {
 			t.Errorf("%d events of %d are there, %d wait", len(c.events), len(names), o.Waiting())
 		}
 		// At 0, 10, 30 and 70 s; what is refused for good at 150 s and 5 min 10 s.
-		if took := time.Since(began); refused != 4*refusalsInRow+2 || took < refusalsPass || took > refusalsPass+drainLongest {
+		if took := time.Since(began); refused != 4*refusalsInRow+2 || took < RefusalsPass || took > RefusalsPass+drainLongest {
 			t.Errorf("refused %d times in %s", refused, took)
 		}
 	})

@@ -304,10 +304,10 @@ func TestSpool(t *testing.T) {
 		c.code = code
 		back := time.Now()
 		if code == http.StatusForbidden {
-			if err := o.Drain(t.Context(), back.Add(time.Second-refusalsPass), c.send); !errors.Is(err, errForbidden) || o.Waiting() != 1 || strings.Contains(log.String(), "refused code=403") {
+			if err := o.Drain(t.Context(), back.Add(time.Second-RefusalsPass), c.send); !errors.Is(err, errForbidden) || o.Waiting() != 1 || strings.Contains(log.String(), "refused code=403") {
 				t.Errorf("soon after the link is back %d wait, %v; %s", o.Waiting(), err, log.String())
 			}
-			back = back.Add(-refusalsPass)
+			back = back.Add(-RefusalsPass)
 		}
 		if err := o.Drain(t.Context(), back, c.send); err != nil || o.Waiting() != 0 || !strings.Contains(log.String(), fmt.Sprint("refused code=", code)) {
 			t.Errorf("after a refusal %d wait, %v; %s", o.Waiting(), err, log.String())
