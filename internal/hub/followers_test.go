@@ -66,6 +66,7 @@ var followed = []follows{
 	{CallerKubelet, "configmaps", "default", metav1.ListOptions{FieldSelector: "metadata.name=" + rootBundle}, func() runtime.Object { return &corev1.ConfigMap{} }, coreREST},
 	{CallerKubelet, "csidrivers", "", metav1.ListOptions{}, func() runtime.Object { return &storagev1.CSIDriver{} }, storageREST},
 	{CallerKubelet, "runtimeclasses", "", metav1.ListOptions{}, func() runtime.Object { return &nodev1.RuntimeClass{} }, nodeREST},
+	{CallerKubeProxy, "nodes", "", metav1.ListOptions{FieldSelector: "metadata.name=n1"}, func() runtime.Object { return &corev1.Node{} }, coreREST},
 	{CallerKubeProxy, "servicecidrs", "", metav1.ListOptions{}, func() runtime.Object { return &networkingv1.ServiceCIDR{} }, networkREST},
 	{CallerKubeProxy, "services", "", metav1.ListOptions{LabelSelector: "!service.kubernetes.io/service-proxy-name", FieldSelector: "spec.clusterIP!=None"}, aService, coreREST},
 	{CallerKubeProxy, "endpointslices", "", metav1.ListOptions{LabelSelector: "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name"}, aSlice, discoveryREST},
