@@ -46,6 +46,7 @@ type Local struct {
 //	own lease ────────────────────────────────────► kept here, always
 //	read ──► replica ──(not its to answer)──┐
 //	write ──────────────────────────────────┴─► online? ──► apiserver ──► answer
+//	                                              │ (after what kubelet declared there)
 //	                                              │             │ no answer
 //	                                              ▼             ▼
 //	           cut: replica as it is ─► remembered ─► overlay ─► 503 that names the cut
@@ -74,6 +75,7 @@ func newLocal(h *Hub, config Local) *local {
 	})
 	l.link = link.New(link.Options{Probe: l.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
 		if s.Online {
+			l.overlay.Returned()
 			l.handBack()
 			l.pods.release()
 		}
@@ -200,10 +202,13 @@ func (x *exchange) answer() {
 	}
 	var cause error
 	if online, ok := l.link.Online(); ok {
-		if cause = x.tryThrough(online); cause == nil {
+		if cause = x.settle(online); cause == nil {
+			cause = x.tryThrough(online)
+		}
+		if cause == nil {
 			return
 		}
-		if !errors.Is(cause, link.ErrCut) && !errors.Is(cause, errNoAnswer) {
+		if !errors.Is(cause, link.ErrCut) && !errors.Is(cause, errNoAnswer) && !errors.Is(cause, errUnsettled) {
 			l.link.Failed(cause)
 		}
 	}

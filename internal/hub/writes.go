@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"strings"
 
 	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -220,6 +221,93 @@ func (x *exchange) patchType() types.PatchType {
 func (l *local) handOver(ctx context.Context, w overlay.Write) (overlay.Answer, error) {
 	code, body, err := l.send(ctx, w.Method, w.Path, w.Type, w.Body)
 	return overlay.Answer{Code: code, Body: body}, err
+}
+
+// errUnsettled: what kubelet declared in a cut is not handed back yet.
+var errUnsettled = errors.New("it has yet to take what this node wrote there while it was cut off")
+
+// settle hands back what kubelet declared in a cut of what it asks for now, before it
+// is asked. Else its declaration, sent later, would be written over what it writes now,
+// or what it makes of an object that lacks it would be without it. Sending is all that
+// keeps their order: the hub does not merge writes. Where the apiserver does not take
+// it, kubelet is shown its CSINode as it wrote it (see remembered), and a write waits:
+// kubelet tries again.
+func (x *exchange) settle(online context.Context) error {
+	path := x.declares()
+	if path == "" {
+		return nil
+	}
+	ctx, cancel := context.WithCancelCause(x.r.Context())
+	defer cancel(nil)
+	defer context.AfterFunc(online, func() { cancel(context.Cause(online)) })()
+	err := x.hub.local.overlay.Settle(ctx, path, x.hub.local.handOver)
+	if err == nil {
+		return nil
+	}
+	if x.r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the caller, or Serve, is gone
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return &failure{err: cause} // the link is cut
+	}
+	if _, ok := errors.AsType[*failure](err); ok {
+		return &failure{err: err} // the declaration may have arrived, the request was not sent
+	}
+	if x.req.reads() && x.req.group == "" {
+		// Of a node or pod its change of labels is handed back, whoever has read it
+		// without; kubelet's work does not wait for that.
+		x.hub.log.Debug("read what is not handed back yet", "path", path, "error", err)
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUnsettled, err)
+}
+
+// declares is the path at which the overlay may hold a declaration of what kubelet
+// reads or writes, as the overlay names it; "" where none bears on the request.
+func (x *exchange) declares() string {
+	r, own := x.req, x.hub.config.NodeName
+	if x.caller != CallerKubelet || r.dryRun() {
+		return ""
+	}
+	switch (groupResource{r.group, r.resource}) {
+	case groupResource{csiNodes.Group, csiNodes.Resource}:
+		switch {
+		case r.subresource != "":
+		case r.verb == "create":
+			return r.path + "/" + own
+		case r.name == own:
+			return r.path
+		}
+	case groupResource{"", "nodes"}, groupResource{"", "pods"}:
+		whole := r.verb == "get" || r.verb == "update"
+		if (r.subresource == "" || r.subresource == "status") && (whole || r.verb == "patch" && !onlyStatus(x.body)) {
+			return strings.TrimSuffix(r.path, "/status") + "/status"
+		}
+	}
+	return ""
+}
+
+// onlyStatus says whether a patch leaves labels and annotations alone, as kubelet's
+// patches do that tell how its node and pods are: none of them waits for a hand-back.
+func onlyStatus(patch []byte) bool {
+	var p map[string]json.RawMessage
+	if json.Unmarshal(patch, &p) != nil {
+		return false
+	}
+	metadata := map[string]json.RawMessage{}
+	for key, value := range p {
+		switch key {
+		case "status":
+		case "metadata":
+			if json.Unmarshal(value, &metadata) != nil {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	delete(metadata, "uid") // a precondition
+	return len(metadata) == 0
 }
 
 // rememberObject keeps an object as if the apiserver had answered with it.

@@ -19,6 +19,9 @@
 //	                                      a failure of the apiserver's, nor a
 //	                                      403 of one that may be starting
 //
+// What kubelet reads or writes online of an object comes after what is declared of it
+// (see Settle), which would else be written over it.
+//
 // Status need not be sent: a kubelet compares what the API has with what it knows
 // every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and
 // patches what differs, as soon as it sees the apiserver's state.

@@ -63,12 +63,26 @@ const (
 	failingLongest = time.Hour
 )
 
+// Returned says that the link is back, as of now: before anything is sent over it.
+func (o *Overlay) Returned() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.returned = o.options.Clock.Now()
+}
+
+// back is when the link came back last.
+func (o *Overlay) back() time.Time {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.returned
+}
+
 // HandBack sends what is kept until nothing is left or ctx ends: that of the time in
-// which the link is there, which has just begun. It is called by one goroutine.
+// which the link is there, of whose begin Returned has told. It is called by one
+// goroutine.
 func (o *Overlay) HandBack(ctx context.Context, send Sender) {
-	back := o.options.Clock.Now()
 	for wait := drainAgain; ; wait *= 2 {
-		err := o.Drain(ctx, back, send)
+		err := o.Drain(ctx, o.back(), send)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
@@ -104,6 +118,16 @@ func (o *Overlay) Drain(ctx context.Context, back time.Time, send Sender) error 
 	return errors.Join(o.drain(ctx, send, bucketDeclared, o.drainDeclared), o.drain(ctx, send, bucketSpool, o.drainEvent))
 }
 
+// Settle sends what the node declared at a path and has yet to hand back, so that
+// what it reads or writes there next comes after it; an error, and that is still to be
+// sent. It may be called by any goroutine, once Returned was told of the link.
+func (o *Overlay) Settle(ctx context.Context, path string, send Sender) error {
+	if _, ok := o.options.Memo.Get(bucketDeclared, path); !ok {
+		return nil
+	}
+	return o.drainOne(ctx, o.patient(o.back(), send), bucketDeclared, path, o.drainDeclared)
+}
+
 // patient takes a 403 for no answer as long as it may pass.
 func (o *Overlay) patient(back time.Time, send Sender) Sender {
 	return func(ctx context.Context, w Write) (Answer, error) {
@@ -120,7 +144,7 @@ func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one fun
 	var left error
 	refused := 0 // in a row
 	for _, e := range o.options.Memo.All(b) {
-		err := o.drainOne(ctx, send, b, e, one)
+		err := o.drainOne(ctx, send, b, e.Key, one)
 		switch {
 		case errors.Is(err, errForbidden):
 			if refused++; refused == refusalsInRow {
@@ -138,11 +162,19 @@ func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one fun
 	return left
 }
 
-// drainOne sends one entry, until nothing newer is in its place.
-func (o *Overlay) drainOne(ctx context.Context, send Sender, b memo.Bucket, e memo.Entry, one func(context.Context, Sender, string, []byte) error) error {
-	for value := e.Value; value != nil; value = o.done(b, e.Key, value) {
-		if err := one(ctx, send, e.Key, value); err != nil {
-			return fmt.Errorf("hand back %s: %w", e.Key, err)
+// drainOne sends what is kept by a key now, until nothing newer is in its place. No
+// other entry is sent meanwhile: what Settle has sent must not be sent again behind it,
+// over what kubelet has written since.
+func (o *Overlay) drainOne(ctx context.Context, send Sender, b memo.Bucket, key string, one func(context.Context, Sender, string, []byte) error) error {
+	select {
+	case o.sending <- struct{}{}:
+		defer func() { <-o.sending }()
+	case <-ctx.Done():
+		return fmt.Errorf("hand back %s: %w", key, context.Cause(ctx))
+	}
+	for value, _ := o.options.Memo.Get(b, key); value != nil; value = o.done(b, key, value) {
+		if err := one(ctx, send, key, value); err != nil {
+			return fmt.Errorf("hand back %s: %w", key, err)
 		}
 	}
 	return nil

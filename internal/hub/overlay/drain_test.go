@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 )
 
@@ -24,6 +26,7 @@ func TestApiserverStarts(t *testing.T) {
 			}
 		}
 		c := newCloud(t)
+		o.Returned()
 		began := time.Now()
 		refused := 0
 		dropped, _ := o.options.Memo.Get(bucketSpool, eventsPath+"/deleted")
@@ -58,6 +61,7 @@ func TestWriteThatAlwaysFails(t *testing.T) {
 		c := newCloud(t)
 		bad, _ := o.options.Memo.Get(bucketSpool, eventsPath+"/bad")
 		const days = 3
+		o.Returned()
 		began, attempts := time.Now(), 0
 		o.HandBack(t.Context(), func(ctx context.Context, w Write) (Answer, error) {
 			if bytes.Equal(w.Body, bad) {
@@ -82,6 +86,51 @@ func TestWriteThatAlwaysFails(t *testing.T) {
 		o.HandBack(ctx, func(context.Context, Write) (Answer, error) { return Answer{Code: http.StatusInternalServerError}, nil })
 		if o.Waiting() != 1 {
 			t.Errorf("%d wait", o.Waiting())
+		}
+	})
+}
+
+// TestSettle: what is settled while others are handed back is sent once: not again
+// behind what kubelet writes next.
+func TestSettle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLayered(t, "pod", "x")
+		o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
+		var paths []string
+		for _, label := range []string{"first", "second"} {
+			path := "/api/v1/nodes/" + label + "/status"
+			if err := o.declare(path, declared{Metadata: &metadata{Labels: map[string]*string{label: nil}}}); err != nil {
+				t.Fatal(err)
+			}
+			paths = append(paths, path)
+		}
+		o.Returned()
+		c := newCloud(t)
+		c.code = http.StatusOK
+		settled := make(chan error, 1)
+		err := o.Drain(t.Context(), time.Now(), func(ctx context.Context, w Write) (Answer, error) {
+			if w.Path == paths[0] {
+				go func() { settled <- o.Settle(t.Context(), paths[1], c.send) }()
+				synctest.Wait()
+			}
+			return c.send(ctx, w)
+		})
+		if settling := <-settled; err != nil || settling != nil || o.Waiting() != 0 {
+			t.Errorf("%v, %v, %d wait", err, settling, o.Waiting())
+		}
+		if want := []string{"PATCH " + paths[0], "PATCH " + paths[1]}; !cmp.Equal(c.writes, want) {
+			t.Errorf("sent %v", c.writes)
+		}
+		if err := o.Settle(t.Context(), paths[1], c.send); err != nil || len(c.writes) != 2 {
+			t.Errorf("settled again: %v, %v", err, c.writes)
+		}
+		// What is not answered for is still to be sent.
+		if err := o.declare(paths[0], declared{Metadata: &metadata{}}); err != nil {
+			t.Fatal(err)
+		}
+		c.code = http.StatusForbidden
+		if err := o.Settle(t.Context(), paths[0], c.send); err == nil || o.Waiting() != 1 {
+			t.Errorf("an apiserver that may be starting: %v, %d wait", err, o.Waiting())
 		}
 	})
 }

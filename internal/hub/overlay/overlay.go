@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strconv"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -60,12 +61,15 @@ type Options struct {
 // Overlay is a node's. Its methods may be called by any goroutine.
 type Overlay struct {
 	options Options
+	// sending has an element while an entry is being handed back: one at a time.
+	sending chan struct{}
 
 	mu   sync.Mutex // guards what follows, and the order of what is laid
 	n    uint64     // of the version given last
 	laid map[replica.Collection]bool
 	// forgotten counts the events that had to make room, since the last drain.
 	forgotten int
+	returned  time.Time // the link, last
 }
 
 // New opens the overlay of a node.
@@ -76,7 +80,7 @@ func New(o Options) *Overlay {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	v := &Overlay{options: o, laid: map[replica.Collection]bool{}}
+	v := &Overlay{options: o, sending: make(chan struct{}, 1), laid: map[replica.Collection]bool{}}
 	if b, ok := o.Memo.Get(bucketVersion, "n"); ok {
 		n, err := strconv.ParseUint(string(b), 10, 64)
 		if err != nil {
