@@ -2,10 +2,13 @@ package overlay
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
@@ -46,9 +49,14 @@ const (
 	// apiserver answers so while it starts, before its admission is ready and before
 	// it has read its roles, which takes it a minute or two on a small machine.
 	RefusalsPass = 5 * time.Minute
-	// refusalsInRow is after how many of them in a row it is taken to be starting,
-	// and is not sent the rest for now. A namespace that is being deleted refuses
-	// what is written in it alone.
+	// returnsTogether is how soon after another a return of the link does not begin
+	// these minutes anew, once the apiserver has taken a write: it is not starting,
+	// and a link that comes and goes must not keep a refusal from being final.
+	returnsTogether = 3 * time.Minute
+	// refusalsInRow is how many namespaces refuse before it is taken to be starting,
+	// and is not sent the rest for now, as long as it takes nothing. One that is being
+	// deleted refuses what is written in it alone. As many failures one after another
+	// end a round too: each of an apiserver without its etcd comes after a timeout.
 	refusalsInRow = 3
 
 	// drainAgain is the wait after what was kept could not all be sent though the
@@ -56,10 +64,11 @@ const (
 	// overloaded or still starting, which is asked for one write each time.
 	drainAgain   = 10 * time.Second
 	drainLongest = 5 * time.Minute
-	// failingLongest is the longest wait where the apiserver fails at some writes
-	// and takes others, which may be for days: a webhook that is gone. All of them
-	// are tried each time, and none is dropped: what kubelet declares, it does not
-	// say again.
+	// failingLongest is the longest wait where the apiserver fails at a few writes,
+	// fewer than end a round, and has taken others since the link is back, which may
+	// be for days: a webhook that is gone. None is dropped: what kubelet declares, it
+	// does not say again. An apiserver that has taken nothing, or fails at more, may
+	// be without its etcd, and is asked as often as one that is overloaded.
 	failingLongest = time.Hour
 )
 
@@ -67,7 +76,11 @@ const (
 func (o *Overlay) Returned() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.returned = o.options.Clock.Now()
+	now := o.options.Clock.Now()
+	if now.Sub(o.returned) >= returnsTogether {
+		o.unsteady = now
+	}
+	o.returned, o.taken = now, 0
 }
 
 // back is when the link came back last.
@@ -77,17 +90,24 @@ func (o *Overlay) back() time.Time {
 	return o.returned
 }
 
+// count is how many writes the apiserver has taken since the link came back.
+func (o *Overlay) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.taken
+}
+
 // HandBack sends what is kept until nothing is left or ctx ends: that of the time in
 // which the link is there, of whose begin Returned has told. It is called by one
 // goroutine.
 func (o *Overlay) HandBack(ctx context.Context, send Sender) {
 	for wait := drainAgain; ; wait *= 2 {
-		err := o.Drain(ctx, o.back(), send)
+		whole, err := o.round(ctx, o.back(), send)
 		if err == nil || ctx.Err() != nil {
 			return
 		}
 		longest := drainLongest
-		if errors.Is(err, errInternal) {
+		if errors.Is(err, errInternal) && whole && o.count() > 0 {
 			longest = failingLongest
 		}
 		wait = min(wait, longest)
@@ -104,9 +124,17 @@ func (o *Overlay) HandBack(ctx context.Context, send Sender) {
 
 // Drain sends what the node declared of itself and the events once, each in order.
 // An error ends either: the rest stays for the next time. What is answered 500 stays
-// too, and what comes after it is sent; so it is with what is answered 403 soon after
-// back, when the link came back. It is called by one goroutine.
+// too, and what comes after it is sent, unless refusalsInRow are one after another; so
+// it is with what is answered 403 soon after back, when the link came back, but for
+// what is of the same namespace. What stayed so comes last the next time, and keeps
+// nothing from being sent for long. It is called by one goroutine.
 func (o *Overlay) Drain(ctx context.Context, back time.Time, send Sender) error {
+	_, err := o.round(ctx, back, send)
+	return err
+}
+
+// round is Drain. It returns whether it came to the end of what there was.
+func (o *Overlay) round(ctx context.Context, back time.Time, send Sender) (whole bool, _ error) {
 	o.mu.Lock()
 	forgotten := o.forgotten
 	o.forgotten = 0
@@ -115,7 +143,9 @@ func (o *Overlay) Drain(ctx context.Context, back time.Time, send Sender) error 
 		o.options.Logger.Warn("the oldest events of the cut were not kept", "events", forgotten, "kept", maxSpool)
 	}
 	send = o.patient(back, send)
-	return errors.Join(o.drain(ctx, send, bucketDeclared, o.drainDeclared), o.drain(ctx, send, bucketSpool, o.drainEvent))
+	wholeDeclared, declaredErr := o.drain(ctx, send, bucketDeclared, o.drainDeclared)
+	wholeSpool, spoolErr := o.drain(ctx, send, bucketSpool, o.drainEvent)
+	return wholeDeclared && wholeSpool, errors.Join(declaredErr, spoolErr)
 }
 
 // Settle sends what the node declared at a path and has yet to hand back, so that
@@ -128,38 +158,98 @@ func (o *Overlay) Settle(ctx context.Context, path string, send Sender) error {
 	return o.drainOne(ctx, o.patient(o.back(), send), bucketDeclared, path, o.drainDeclared)
 }
 
-// patient takes a 403 for no answer as long as it may pass.
+// mayPass says whether a 403 to what is sent over a link that came back at back may
+// be that of an apiserver that starts.
+func (o *Overlay) mayPass(back time.Time) bool {
+	now := o.options.Clock.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return now.Sub(back) < RefusalsPass && (o.taken == 0 || now.Sub(o.unsteady) < RefusalsPass)
+}
+
+// patient takes a 403 for no answer as long as it may pass, and counts what is taken.
 func (o *Overlay) patient(back time.Time, send Sender) Sender {
 	return func(ctx context.Context, w Write) (Answer, error) {
 		answer, err := send(ctx, w)
-		if err == nil && answer.Code == http.StatusForbidden && o.options.Clock.Since(back) < RefusalsPass {
+		switch {
+		case err != nil:
+		case answer.Code == http.StatusForbidden && o.mayPass(back):
 			err = errForbidden
+		case answer.Code < http.StatusMultipleChoices && w.Method != http.MethodGet:
+			o.mu.Lock()
+			o.taken++
+			o.mu.Unlock()
 		}
 		return answer, err
 	}
 }
 
 // drain sends what is in a bucket with one, up to an error that is not one write's.
-func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one func(context.Context, Sender, string, []byte) error) error {
+// It returns whether it came to the end of it.
+func (o *Overlay) drain(ctx context.Context, send Sender, b memo.Bucket, one func(context.Context, Sender, string, []byte) error) (whole bool, _ error) {
 	var left error
-	refused := 0 // in a row
-	for _, e := range o.options.Memo.All(b) {
+	taken, failures := o.count(), 0 // before; in a row
+	refused := map[string]bool{}    // places
+	entries, failed := o.leastFailed(b)
+	for _, e := range entries {
+		at := place(e.Key)
+		if refused[at] {
+			continue
+		}
 		err := o.drainOne(ctx, send, b, e.Key, one)
+		o.attempts++
 		switch {
+		case err == nil:
+			failures = 0
+			delete(failed, e.Key)
+			delete(failed, at)
 		case errors.Is(err, errForbidden):
-			if refused++; refused == refusalsInRow {
-				return err
+			refused[at] = true
+			failed[e.Key], failed[at] = o.attempts, o.attempts
+			if len(refused) >= refusalsInRow && o.count() == taken {
+				return false, err
 			}
-		case err == nil, errors.Is(err, errInternal):
-			refused = 0
+		case errors.Is(err, errInternal):
+			failed[e.Key] = o.attempts
+			if failures++; failures == refusalsInRow {
+				return false, err
+			}
 		default:
-			return err
+			return false, err
 		}
 		if left == nil {
 			left = err // one tells enough
 		}
 	}
-	return left
+	return true, left
+}
+
+// leastFailed is a bucket in order, but for what has failed: that comes last, what did
+// so longest ago first. With it comes what is known of that.
+func (o *Overlay) leastFailed(b memo.Bucket) ([]memo.Entry, map[string]int) {
+	entries, failed := o.options.Memo.All(b), map[string]int{}
+	for _, e := range entries {
+		for _, key := range []string{e.Key, place(e.Key)} {
+			if n, ok := o.failed[b.Name][key]; ok {
+				failed[key] = n // others are there no more
+			}
+		}
+	}
+	o.failed[b.Name] = failed
+	last := func(e memo.Entry) int { return max(failed[e.Key], failed[place(e.Key)]) }
+	slices.SortStableFunc(entries, func(x, y memo.Entry) int { return cmp.Compare(last(x), last(y)) })
+	return entries, failed
+}
+
+// place is what a refusal of a write at a path is taken to be of: its namespace, or
+// itself.
+func place(path string) string {
+	_, in, ok := strings.Cut(path, "/namespaces/")
+	if !ok {
+		return path
+	}
+	namespace, _, _ := strings.Cut(in, "/")
+	return namespace
 }
 
 // drainOne sends what is kept by a key now, until nothing newer is in its place. No

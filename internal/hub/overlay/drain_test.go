@@ -3,7 +3,9 @@ package overlay
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,8 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 )
 
+func eventsOf(namespace string) string { return "/api/v1/namespaces/" + namespace + "/events" }
+
 // TestApiserverStarts: an apiserver that refuses everything while it starts is not
 // asked for everything, and has it all in the end; what it refuses then is dropped.
 func TestApiserverStarts(t *testing.T) {
@@ -20,8 +24,8 @@ func TestApiserverStarts(t *testing.T) {
 		l := newLayered(t, "pod", "x")
 		o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
 		names := []string{"a", "b", "c", "d", "deleted"}
-		for _, name := range names {
-			if _, err := o.CreateEvent(eventsPath, event(name, 1)); err != nil {
+		for _, name := range names { // each of a namespace of its own
+			if _, err := o.CreateEvent(eventsOf(name), event(name, 1)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -29,7 +33,7 @@ func TestApiserverStarts(t *testing.T) {
 		o.Returned()
 		began := time.Now()
 		refused := 0
-		dropped, _ := o.options.Memo.Get(bucketSpool, eventsPath+"/deleted")
+		dropped, _ := o.options.Memo.Get(bucketSpool, eventsOf("deleted")+"/deleted")
 		o.HandBack(t.Context(), func(ctx context.Context, w Write) (Answer, error) {
 			if time.Since(began) < 2*time.Minute || bytes.Equal(w.Body, dropped) {
 				refused++
@@ -131,6 +135,121 @@ func TestSettle(t *testing.T) {
 		c.code = http.StatusForbidden
 		if err := o.Settle(t.Context(), paths[0], c.send); err == nil || o.Waiting() != 1 {
 			t.Errorf("an apiserver that may be starting: %v, %d wait", err, o.Waiting())
+		}
+	})
+}
+
+// TestApiserverWithoutEtcd: one that fails at everything for hours is sent little each
+// time, and has all of it soon after it is well again, whether or not it had taken
+// something before.
+func TestApiserverWithoutEtcd(t *testing.T) {
+	const (
+		events  = 40
+		without = 5 * time.Hour
+	)
+	for _, before := range []int{0, 10} { // taken
+		synctest.Test(t, func(t *testing.T) {
+			l := newLayered(t, "pod", "x")
+			o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
+			for i := range events {
+				if _, err := o.CreateEvent(eventsPath, event(fmt.Sprint("e", i), 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			c := newCloud(t)
+			o.Returned()
+			began := time.Now()
+			rounds := map[time.Duration]int{} // failures in each
+			o.HandBack(t.Context(), func(ctx context.Context, w Write) (Answer, error) {
+				if at := time.Since(began); at < without && len(c.events) == before {
+					rounds[at]++
+					return Answer{Code: http.StatusInternalServerError}, nil
+				}
+				return c.send(ctx, w)
+			})
+			if took := time.Since(began); len(c.events) != events || o.Waiting() != 0 || took > without+drainLongest {
+				t.Errorf("%d events are there after %s, %d wait", len(c.events), took, o.Waiting())
+			}
+			for at, n := range rounds {
+				if n > refusalsInRow {
+					t.Errorf("it failed %d times at %s", n, at)
+				}
+			}
+		})
+	}
+}
+
+// TestNamespacesAreDeleted: what namespaces refuse that are being deleted keeps nothing
+// of others from being sent, and is dropped in the end, though the link comes and goes.
+func TestNamespacesAreDeleted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLayered(t, "pod", "x")
+		o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
+		const each = 20
+		for i := range each {
+			for n := range refusalsInRow + 1 {
+				if _, err := o.CreateEvent(eventsOf(fmt.Sprint("deleted", n)), event(fmt.Sprint("lost", n, ".", i), 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		c := newCloud(t)
+		began := time.Now()
+		refused := 0
+		for i := 0; o.Waiting() > 0; i++ {
+			for n := range 3 {
+				if _, err := o.CreateEvent(eventsPath, event(fmt.Sprint("kept", i, ".", n), 1)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			o.Returned()
+			before := refused
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second) // two rounds
+			o.HandBack(ctx, func(ctx context.Context, w Write) (Answer, error) {
+				if strings.Contains(w.Path, "/deleted") {
+					refused++
+					return Answer{Code: http.StatusForbidden}, nil
+				}
+				return c.send(ctx, w)
+			})
+			cancel()
+			if len(c.events) != 3*(i+1) {
+				t.Fatalf("%d events of %d are there after the link was back for the %d. time", len(c.events), 3*(i+1), i+1)
+			}
+			if n := refused - before; n > 2*(refusalsInRow+1) && o.Waiting() > 0 {
+				t.Errorf("refused %d times over one return of the link", n)
+			}
+			if took := time.Since(began); took > 2*refusalsPass {
+				t.Fatalf("%d wait after %s", o.Waiting(), took)
+			}
+			time.Sleep(time.Minute)
+		}
+		if took := time.Since(began); took < refusalsPass {
+			t.Errorf("what was refused is dropped after %s", took)
+		}
+	})
+}
+
+// TestApiserverStartsAgain: what an apiserver refuses that has taken nothing since the
+// link is back is not dropped, however often that was.
+func TestApiserverStartsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLayered(t, "pod", "x")
+		o := New(Options{Replica: l, Layer: l, Memo: memo.New(nil, nil, nil), NodeName: "n1"})
+		if _, err := o.CreateEvent(eventsPath, event("e", 1)); err != nil {
+			t.Fatal(err)
+		}
+		for range 20 {
+			o.Returned()
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			o.HandBack(ctx, func(context.Context, Write) (Answer, error) { return Answer{Code: http.StatusForbidden}, nil })
+			cancel()
+		}
+		o.Returned()
+		c := newCloud(t)
+		o.HandBack(t.Context(), c.send)
+		if c.events["e"] == nil || o.Waiting() != 0 {
+			t.Errorf("%d events are there, %d wait", len(c.events), o.Waiting())
 		}
 	})
 }

@@ -70,6 +70,14 @@ type Overlay struct {
 	// forgotten counts the events that had to make room, since the last drain.
 	forgotten int
 	returned  time.Time // the link, last
+	// unsteady is since when the link has come back every few minutes.
+	unsteady time.Time
+	taken    int // writes, by the apiserver, since the link returned
+
+	// failed is by which attempt an entry of a bucket failed last, or what was of a
+	// place (see place) was refused. Only Drain uses it, and attempts.
+	failed   map[string]map[string]int
+	attempts int
 }
 
 // New opens the overlay of a node.
@@ -80,7 +88,7 @@ func New(o Options) *Overlay {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	v := &Overlay{options: o, sending: make(chan struct{}, 1), laid: map[replica.Collection]bool{}}
+	v := &Overlay{options: o, sending: make(chan struct{}, 1), unsteady: o.Clock.Now(), failed: map[string]map[string]int{}, laid: map[replica.Collection]bool{}}
 	if b, ok := o.Memo.Get(bucketVersion, "n"); ok {
 		n, err := strconv.ParseUint(string(b), 10, 64)
 		if err != nil {
