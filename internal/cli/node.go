@@ -26,6 +26,10 @@ import (
 // eighty.
 const maxTokenInput = 4096
 
+// maxProxyInput bounds what is read as proxy variables, in bytes. Linux allows a
+// process no longer variable than this.
+const maxProxyInput = 128 << 10
+
 // newNodeCommand is how a host is converged to a node. The engine calls up and
 // down; run is what they start and stop.
 func (a *app) newNodeCommand() *cobra.Command {
@@ -54,7 +58,7 @@ func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
 
 func (a *app) newNodeUpCommand() *cobra.Command {
 	var dir string
-	var tokenStdin bool
+	var tokenStdin, proxyStdin bool
 	var timeout time.Duration
 	var until untilEOF
 	c := &cobra.Command{
@@ -63,7 +67,12 @@ func (a *app) newNodeUpCommand() *cobra.Command {
 		Long: `Makes whatever of the node is missing: its site, its namespaces, its daemon. It
 may be run again at any time, and goes on where an earlier run stopped. Prints
 progress as lines of JSON; the last line of a run that failed has "error" and
-"next".`,
+"next".
+
+The HTTP proxy that HTTPS_PROXY or else ALL_PROXY names is for the node's
+connection over TCP, unless NO_PROXY names its gateway. The node keeps these
+variables, also through a reboot, until this command runs with others; a run
+without any, as sudo makes it, leaves what is kept.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := interruptible(cmd.Context())
@@ -76,6 +85,10 @@ progress as lines of JSON; the last line of a run that failed has "error" and
 			if err != nil {
 				return nodeResult(report, err)
 			}
+			proxy, err := readProxy(in, proxyStdin, os.Getenv)
+			if err != nil {
+				return nodeResult(report, err)
+			}
 			ctx, unwatch := until.watch(ctx, in)
 			defer unwatch()
 			self, err := os.Executable()
@@ -83,13 +96,14 @@ progress as lines of JSON; the last line of a run that failed has "error" and
 				return nodeResult(report, err)
 			}
 			return nodeResult(report, edgenode.Up(ctx, edgenode.UpOptions{
-				Dir: dir, Token: token, Edge: self, Report: report, Logger: a.daemonLogger(),
+				Dir: dir, Token: token, Proxy: proxy, Edge: self, Report: report, Logger: a.daemonLogger(),
 			}))
 		},
 	}
 	dirFlag(c, &dir)
 	until.flag(c)
 	c.Flags().BoolVar(&tokenStdin, "token-stdin", false, "read a join token from standard input")
+	c.Flags().BoolVar(&proxyStdin, "proxy-stdin", false, "read the proxy variables from standard input, after the token: a line with a JSON object; an empty one means none")
 	c.Flags().DurationVar(&timeout, "timeout", 10*time.Minute, "how long to wait; the node goes on starting afterwards")
 	return c
 }
@@ -100,22 +114,48 @@ func readToken(in *bufio.Reader, wanted bool) (string, error) {
 	if !wanted {
 		return "", nil
 	}
-	var line []byte
-	for len(line) < maxTokenInput {
-		b, err := in.ReadByte()
-		if errors.Is(err, io.EOF) || err == nil && b == '\n' {
-			break
-		}
-		if err != nil {
-			return "", fmt.Errorf("read the join token: %w", err)
-		}
-		line = append(line, b)
+	line, err := readLine(in, maxTokenInput)
+	if err != nil {
+		return "", fmt.Errorf("read the join token: %w", err)
 	}
 	token := strings.TrimSpace(string(line))
 	if token == "" {
 		return "", &edgenode.NextError{Err: errors.New("standard input holds no join token"), Next: "Apply the node's configuration again (`terraform apply`): it runs this command with a token."}
 	}
 	return token, nil
+}
+
+// readProxy reads a line with the proxy variables, which may hold a password, or
+// takes them from the environment. It returns nil for a run that has no say:
+// without the line and without any of them, as sudo passes none on.
+func readProxy(in *bufio.Reader, wanted bool, getenv func(string) string) (edgenode.ProxyEnv, error) {
+	if !wanted {
+		if env := edgenode.ProxyEnvOf(getenv); len(env) > 0 {
+			return env, nil
+		}
+		return nil, nil
+	}
+	line, err := readLine(in, maxProxyInput)
+	if err != nil {
+		return nil, fmt.Errorf("read the proxy variables: %w", err)
+	}
+	return edgenode.ParseProxyEnv(line)
+}
+
+// readLine reads a line without its end, of at most limit bytes.
+func readLine(in *bufio.Reader, limit int) ([]byte, error) {
+	var line []byte
+	for len(line) < limit {
+		b, err := in.ReadByte()
+		if errors.Is(err, io.EOF) || err == nil && b == '\n' {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		line = append(line, b)
+	}
+	return line, nil
 }
 
 // nodeResult prints err as the last line and makes the exit code 1 without

@@ -268,7 +268,7 @@ func (n *node) renewEnded(ctx context.Context, want []wantedCertificate) error {
 	}
 	resp, err := agent.Renew(ctx, agent.RenewConfig{
 		Gateways: n.spec.Gateways, RootCAs: own.ca, Certificate: n.certificate(nodeCertFile),
-		Proxy: agent.ProxyFromEnvironment(os.Getenv), Transport: n.transport.beside(),
+		Proxy: n.proxy, Transport: n.transport.beside(),
 	}, enroll.RenewRequest{NodeCSR: nodeCSR, HubCSR: hubCSR})
 	if err != nil {
 		return err

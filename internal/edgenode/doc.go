@@ -39,6 +39,7 @@
 //
 //	node.json     the spec, the engine's       status.json  what the daemon says
 //	place.json    where the site has put it    ../.<node>.lock  who converges it
+//	proxy.json    HTTP proxy of the tunnel; may hold a password
 //	pki/          keys and certificates        conf/        generated configuration
 //	logs/  run/   of the processes             data/        what only root may see
 package edgenode

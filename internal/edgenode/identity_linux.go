@@ -155,7 +155,7 @@ func (n *node) enroll(ctx context.Context, text string) error {
 		return err
 	}
 	resp, err := agent.Enroll(ctx, agent.EnrollConfig{
-		Gateways: n.spec.Gateways, CAPin: token.Pin(), Proxy: agent.ProxyFromEnvironment(os.Getenv),
+		Gateways: n.spec.Gateways, CAPin: token.Pin(), Proxy: n.proxy,
 	}, req)
 	if err != nil {
 		return err

@@ -273,9 +273,7 @@ func (n *node) startAgent(ctx context.Context, g *errgroup.Group, id *identity) 
 		Info:        agent.Info{EngineVersion: n.version, Architecture: runtime.GOARCH, BootID: strings.TrimSpace(string(boot))},
 		DialKubelet: dialKubelet,
 		CA:          id.authority, Documents: documents{n.pki("")},
-		// A node's daemon has the environment that its host's service manager gives
-		// it; that of a local node names no proxy, since its gateway is this machine.
-		Proxy:   agent.ProxyFromEnvironment(os.Getenv),
+		Proxy:   n.proxy,
 		Network: n.network, Transport: n.transport.begin(),
 		OnState: n.linkChanged, Heartbeat: n.heartbeat,
 		Logger: n.log.With("part", "agent"),

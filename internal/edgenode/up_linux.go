@@ -27,6 +27,9 @@ type UpOptions struct {
 	Dir string
 	// Token is the join token, a secret; empty for a node that has joined.
 	Token string
+	// Proxy replaces the proxy variables that the node keeps, by none if it is
+	// empty; nil: those of the run before stay, as after a reboot.
+	Proxy ProxyEnv
 	// Edge is the edge program that becomes the daemon, absolute.
 	Edge   string
 	Report *Reporter
@@ -64,6 +67,9 @@ const daemonLogName = "node.log"
 // says that it cannot be, or when ctx ends; the daemon goes on in the last case.
 func Up(ctx context.Context, o UpOptions) (err error) {
 	if o, err = o.withDefaults(); err != nil {
+		return err
+	}
+	if err := checkProxyEnv(o.Proxy); err != nil {
 		return err
 	}
 	owner, err := checkTree(o.Dir, sudoUID())
@@ -213,6 +219,9 @@ func (u *up) converge(ctx context.Context) error {
 	if err := u.takeToken(); err != nil {
 		return err
 	}
+	if err := u.takeProxy(); err != nil {
+		return err
+	}
 	u.o.Report.Say("network", "connecting the node to site "+u.spec.Pool)
 	if err := u.connect(ctx); err != nil {
 		return err
@@ -237,6 +246,18 @@ func (u *up) takeToken() error {
 		return nil
 	}
 	return writeFile(tokenPath(u.o.Dir), []byte(u.o.Token+"\n"), 0o600)
+}
+
+// takeProxy keeps the proxy variables, for as long as the node is there: whoever
+// starts it after a reboot has others, or none.
+func (u *up) takeProxy() error {
+	if u.o.Proxy == nil {
+		return nil
+	}
+	if err := keepProxyEnv(u.o.Dir, u.o.Proxy); err != nil {
+		return fmt.Errorf("keep the proxy variables: %w", err)
+	}
+	return nil
 }
 
 func tokenPath(dir string) string { return filepath.Join(dir, pkiDir, "join-token") }

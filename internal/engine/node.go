@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -223,17 +224,35 @@ func (e *Engine) placeLocal(ctx context.Context, conn *connection, s NodeSpec) e
 	if err := edgenode.WriteSpec(dir, spec); err != nil {
 		return err
 	}
-	cmd := edgeCommand{Binary: edge, Root: true, Args: []string{"node", "up", "--dir", dir}}
+	token := ""
 	if !edgenode.Enrolled(dir) {
-		token, err := e.mintToken(ctx, conn, s.Spec.Pool, s.Name, joinTokenTTL)
-		if err != nil {
+		if token, err = e.mintToken(ctx, conn, s.Spec.Pool, s.Name, joinTokenTTL); err != nil {
 			return err
 		}
-		cmd.Args = append(cmd.Args, "--token-stdin")
-		cmd.Stdin = token + "\n"
+	}
+	cmd, err := nodeUpCommand(edge, dir, token, os.Getenv)
+	if err != nil {
+		return err
 	}
 	report.phase(ctx, "join", "starting the node and joining it")
 	return e.runEdge(ctx, report, cmd)
+}
+
+// nodeUpCommand starts a node, with a token unless it has joined, and tells it the
+// HTTP proxy of this environment or that there is none. Both are read from its
+// input: sudo hands no such variable on, and everybody can read arguments.
+func nodeUpCommand(edge, dir, token string, getenv func(string) string) (edgeCommand, error) {
+	cmd := edgeCommand{Binary: edge, Root: true, Args: []string{"node", "up", "--dir", dir, "--proxy-stdin"}}
+	proxy, err := json.Marshal(edgenode.ProxyEnvOf(getenv))
+	if err != nil {
+		return cmd, fmt.Errorf("pass the proxy variables on: %w", err)
+	}
+	if token != "" {
+		cmd.Args = append(cmd.Args, "--token-stdin")
+		cmd.Stdin = token + "\n"
+	}
+	cmd.Stdin += string(proxy) + "\n"
+	return cmd, nil
 }
 
 func (e *Engine) waitNodeReady(ctx context.Context, conn *connection, s NodeSpec) error {

@@ -108,6 +108,39 @@ exit 1`)
 	}
 }
 
+// A node learns the HTTP proxy of Terraform's environment, or that there is none,
+// and nobody else does: a proxy's URL may hold a password.
+func TestNodeUpCommand(t *testing.T) {
+	env := map[string]string{"HTTPS_PROXY": "http://user:secret@proxy:3128", "NO_PROXY": "10.0.0.0/8", "AWS_SECRET_ACCESS_KEY": "x"}
+	const lines = `{"HTTPS_PROXY":"http://user:secret@proxy:3128","NO_PROXY":"10.0.0.0/8"}` + "\n"
+	for _, tc := range []struct {
+		name, token string
+		getenv      func(string) string
+		args        []string
+		stdin       string
+	}{
+		{"joins", "token", func(n string) string { return env[n] }, []string{"--proxy-stdin", "--token-stdin"}, "token\n" + lines},
+		{"has joined", "", func(n string) string { return env[n] }, []string{"--proxy-stdin"}, lines},
+		{"without a proxy", "", func(string) string { return "" }, []string{"--proxy-stdin"}, "{}\n"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			want := edgeCommand{Binary: "/edge", Root: true, Args: append([]string{"node", "up", "--dir", "/d"}, tc.args...), Stdin: tc.stdin}
+			got, err := nodeUpCommand("/edge", "/d", tc.token, tc.getenv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
+			}
+			for _, v := range minimalEnv(tc.getenv) {
+				if strings.Contains(v, "secret") {
+					t.Errorf("environment: %s", v)
+				}
+			}
+		})
+	}
+}
+
 func TestInstallEdge(t *testing.T) {
 	e := newTestEngine(t, Options{EdgeBinary: script(t, "exit 0")})
 	first, err := e.installEdge()
