@@ -61,7 +61,8 @@ type Config struct {
 	// DialStream opens the TCP connection of a session; nil: a plain dialer.
 	DialStream func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Proxy is the HTTP proxy for TCP sessions to a gateway ("host:port"), nil
-	// for none; see ProxyFromEnvironment. QUIC needs no proxy and takes none.
+	// for none; see ProxyFromEnvironment. A gateway that the proxy does not lead to
+	// is tried without it. QUIC takes none.
 	Proxy func(hostport string) (*url.URL, error)
 	// Transport of sessions, from the first on; SetTransport changes it. "": Auto.
 	Transport Transport

@@ -31,6 +31,10 @@ const (
 	// late rather than blocked, where many nodes return at once. Where it is blocked
 	// now, TCP is ready about when quicPatience ends, as it would be with headStart.
 	knownStart = 750 * time.Millisecond
+	// directStart is what the proxy gets before TCP is tried without it too: an
+	// environment often names one that is for another purpose, cannot be reached
+	// from the node or knows nothing of its gateway.
+	directStart = 500 * time.Millisecond
 	// heardStart is headStart once the gateway has answered anything over UDP: the
 	// path is good then and the gateway busy, to which a handshake over TCP beside
 	// it would only add. A path that takes small packets and no large ones is why
@@ -149,13 +153,17 @@ func (d *dialer) proxyFor(gateway string) (*url.URL, error) {
 }
 
 func (d *dialer) dialAddr(ctx context.Context, gateway string, addr netip.AddrPort, proxy *url.URL, conf *tls.Config, r route) (*link, error) {
-	target := addr.String()
-	if proxy != nil {
-		target = gateway // the proxy knows it by the name it was configured with
-	}
 	var heard atomic.Bool
 	quic := func(ctx context.Context) (*link, error) { return d.dialQUIC(ctx, addr, conf, &heard) }
-	tcp := func(ctx context.Context) (*link, error) { return d.dialTCP(ctx, target, proxy, conf) }
+	tcp := func(ctx context.Context) (*link, error) { return d.dialTCP(ctx, addr.String(), nil, conf) }
+	if proxy != nil {
+		// The proxy knows the gateway by the name it was configured with.
+		through := func(ctx context.Context) (*link, error) { return d.dialTCP(ctx, gateway, proxy, conf) }
+		direct := tcp
+		tcp = func(ctx context.Context) (*link, error) {
+			return race(ctx, through, direct, raceRules{start: directStart})
+		}
+	}
 	switch {
 	case r.transport == QUIC:
 		return quic(ctx)

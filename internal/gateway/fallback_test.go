@@ -1,14 +1,18 @@
 package gateway_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -78,6 +82,128 @@ func TestBlockedUDP(t *testing.T) {
 		}
 		n.stop()
 	})
+}
+
+// Only an HTTP proxy leads to the gateway: the node is connected through it, and
+// over QUIC once that gets through. It looks for its proxy each time.
+func TestOnlyThroughAProxy(t *testing.T) {
+	inLab(t, nil, func(t *testing.T, l *lab) {
+		l.net.BlockUDP(true)
+		at := netip.MustParseAddrPort("10.0.2.2:3128")
+		tunnels := l.serveProxy(at, "user", secret)
+		dial := l.dialStream(edgeAddr)
+		var proxy atomic.Pointer[url.URL] // nil: none yet
+		n := l.join("berlin-1", nil, func(c *agent.Config) {
+			c.DialStream = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if addr != at.String() {
+					<-ctx.Done()
+					return nil, ctx.Err()
+				}
+				return dial(ctx, network, addr)
+			}
+			c.Proxy = func(string) (*url.URL, error) { return proxy.Load(), nil }
+		})
+		<-time.After(5 * time.Minute)
+		if _, up := n.Connected(); up || tunnels.Load() != 0 {
+			t.Fatal("connected although nothing gets through")
+		}
+		proxy.Store(&url.URL{Scheme: "http", Host: at.String(), User: url.UserPassword("user", secret)})
+		l.await("berlin-1 true")
+		<-n.states // WELCOME takes its time to arrive
+		if n.Carrier() != agent.TCP || tunnels.Load() == 0 {
+			t.Fatalf("carried by %q, %d tunnels", n.Carrier(), tunnels.Load())
+		}
+		exec := l.connected("berlin-1:10250")
+		roundTrip(t, exec, pattern(1<<20))
+		<-time.After(time.Hour)
+		roundTrip(t, exec, []byte("an hour later"))
+
+		l.net.BlockUDP(false)
+		<-time.After(10*time.Minute + time.Second)
+		l.await("berlin-1 true")
+		if n.Carrier() != agent.QUIC {
+			t.Fatalf("carried by %q", n.Carrier())
+		}
+		roundTrip(t, exec, []byte("still there"))
+		exec.Close()
+		if strings.Contains(l.logs.String(), secret) {
+			t.Error("the proxy's password is in the log")
+		}
+		n.stop()
+	})
+}
+
+// A proxy that does not lead to the gateway keeps no node away from it.
+func TestUselessProxy(t *testing.T) {
+	none := netip.MustParseAddrPort("10.0.2.2:3128")
+	for name, prepare := range map[string]func(l *lab){
+		"nobody there":    func(*lab) {},
+		"no way to it":    func(l *lab) { l.net.Cut(none.Addr(), true) },
+		"it says nothing": func(l *lab) { l.serveAt(none, func(c net.Conn) { io.Copy(io.Discard, c) }) },
+		"it refuses":      func(l *lab) { l.serveProxy(none, "another", secret) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inLab(t, nil, func(t *testing.T, l *lab) {
+				prepare(l)
+				l.net.BlockUDP(true)
+				for _, carrier := range []agent.Transport{agent.Auto, agent.TCP} {
+					start := time.Now()
+					n := l.joined("berlin-1", nil, func(c *agent.Config) {
+						c.Transport = carrier
+						c.Proxy = func(string) (*url.URL, error) { return &url.URL{Scheme: "http", Host: none.String()}, nil }
+					})
+					if d := time.Since(start); d > 3*time.Second || n.Carrier() != agent.TCP {
+						t.Errorf("%s: connected over %q after %s", carrier, n.Carrier(), d)
+					}
+					n.stop()
+					l.await("berlin-1 false")
+				}
+			})
+		})
+	}
+}
+
+// serveProxy is an HTTP proxy that lets a user through to the gateway. It counts
+// the tunnels.
+func (l *lab) serveProxy(at netip.AddrPort, user, password string) *atomic.Int32 {
+	tunnels := new(atomic.Int32)
+	want := "Basic " + base64.StdEncoding.EncodeToString([]byte(user+":"+password))
+	l.serveAt(at, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		req, err := http.ReadRequest(r)
+		if err != nil {
+			return
+		}
+		if req.Method != http.MethodConnect || req.Host != gatewayAddr.String() || req.Header.Get("Proxy-Authorization") != want {
+			io.WriteString(c, "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+			return
+		}
+		up, err := l.dialStream(at.Addr())(context.Background(), "tcp", req.Host)
+		if err != nil {
+			return
+		}
+		defer up.Close()
+		tunnels.Add(1)
+		io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { io.Copy(up, r); up.Close() }()
+		io.Copy(c, up)
+	})
+	return tunnels
+}
+
+// serveAt listens at an address of the network until the test ends.
+func (l *lab) serveAt(at netip.AddrPort, serve func(net.Conn)) {
+	ln := l.net.ListenStream(at)
+	l.t.Cleanup(func() { ln.Close() })
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			go func() { defer c.Close(); serve(c) }()
+		}
+	}()
 }
 
 // serveAPI makes the apiserver an echo.

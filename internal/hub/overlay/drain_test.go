@@ -219,12 +219,12 @@ func TestNamespacesAreDeleted(t *testing.T) {
 			if n := refused - before; n > 2*(refusalsInRow+1) && o.Waiting() > 0 {
 				t.Errorf("refused %d times over one return of the link", n)
 			}
-			if took := time.Since(began); took > 2*refusalsPass {
+			if took := time.Since(began); took > 2*RefusalsPass {
 				t.Fatalf("%d wait after %s", o.Waiting(), took)
 			}
 			time.Sleep(time.Minute)
 		}
-		if took := time.Since(began); took < refusalsPass {
+		if took := time.Since(began); took < RefusalsPass {
 			t.Errorf("what was refused is dropped after %s", took)
 		}
 	})
