@@ -16,8 +16,9 @@
 //	apiserver ══► mirror ──► store (Config.DataDir)
 //	                 └─────► replica ──► serve ──► callers
 //	                            ▲
-//	         overlay (what the node writes while it is cut off), memo (what it was
-//	         last told and does not mirror)
+//	         overlay (what the node writes while it is cut off), endpoints (what
+//	         follows of it for slices), memo (what it was last told and does not
+//	         mirror)
 //
 // The EndpointSlice default/kubernetes is the hub's own. It names the node's
 // link-local address of ServePods, which the API refuses in a stored slice.

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/endpoints"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
@@ -56,8 +57,10 @@ type local struct {
 	server  *serve.Server
 	link    *link.Monitor
 	overlay *overlay.Overlay
-	lease   lease
-	back    chan struct{} // the link is back
+	// endpoints of the node's own pods, corrected while it is cut off.
+	endpoints *endpoints.Corrector
+	lease     lease
+	back      chan struct{} // the link is back
 	// learning asks for what pods' requests are judged by.
 	learning chan struct{}
 	pods     *podServer
@@ -73,12 +76,17 @@ func newLocal(h *Hub, config Local) *local {
 	l.overlay = overlay.New(overlay.Options{
 		Replica: config.Replica, Layer: config.Layer, Memo: config.Memo, NodeName: h.config.NodeName, Clock: h.clock, Logger: h.log,
 	})
+	l.endpoints = endpoints.New(endpoints.Options{
+		Replica: config.Replica, Layer: config.Layer, Version: l.overlay.Version, NodeName: h.config.NodeName,
+		Online: func() bool { _, online := l.link.Online(); return online }, Clock: h.clock, Logger: h.log,
+	})
 	l.link = link.New(link.Options{Probe: l.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
 		if s.Online {
 			l.overlay.Returned()
 			l.handBack()
 			l.pods.release()
 		}
+		l.endpoints.LinkChanged(s.Online)
 		if config.OnLink != nil {
 			config.OnLink(s)
 		}
@@ -107,6 +115,7 @@ func (l *local) run(ctx context.Context) {
 			l.hub.log.Error("watch the link", "error", err)
 		}
 	})
+	parts.Go(func() { l.endpoints.Run(ctx) })
 	if l.config.RenewLease {
 		parts.Go(func() { l.renewLease(ctx) })
 	}
@@ -139,6 +148,7 @@ func (l *local) resume(ctx context.Context) {
 		return
 	}
 	l.learnSoon()
+	l.endpoints.Finish()
 	l.overlay.Lift()
 	l.lease.renewNow()
 	sending, cancel := context.WithCancel(ctx)

@@ -43,6 +43,9 @@ func (x *exchange) overlaid() bool {
 	case r.verb == "patch" && r.subresource == "status" && r.group == "" && (r.resource == "pods" || r.resource == "nodes" && r.name == own):
 		target := overlay.Target{Resource: schema.GroupVersionResource{Version: r.version, Resource: r.resource}, Namespace: r.namespace, Name: r.name}
 		object, err := x.hub.local.overlay.PatchStatus(target, x.patchType(), x.body)
+		if err == nil && r.resource == "pods" {
+			x.hub.local.endpoints.PodsChanged()
+		}
 		x.acknowledge(http.StatusOK, object, err)
 	case r.verb == "create" && r.group == "" && r.resource == "nodes" && r.subresource == "":
 		return x.registered()

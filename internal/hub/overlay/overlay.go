@@ -106,6 +106,13 @@ func (o *Overlay) next() replica.Version {
 	return replica.OverlayBase + replica.Version(o.n)
 }
 
+// Version gives a version to what else is laid over the replica than by the overlay.
+func (o *Overlay) Version() replica.Version {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.next()
+}
+
 // Object is one of Kubernetes' own.
 type Object interface {
 	runtime.Object
