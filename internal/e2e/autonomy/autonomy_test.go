@@ -119,6 +119,13 @@ spec:
         projected: {sources: [{serviceAccountToken: {path: token, expirationSeconds: 600}}]}
 ---
 apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  selector: {app: web}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
 kind: ServiceAccount
 metadata: {name: poor}
 ---
@@ -144,6 +151,8 @@ type lab struct {
 	want int
 	// word is what the Secret's value is on the node for containers that start.
 	word string
+	// service is the address of the Deployment's Service.
+	service string
 }
 
 func (l *lab) lab(t *testing.T, verb, target string) {
@@ -268,6 +277,8 @@ func TestCutNode(t *testing.T) {
 	}
 	t.Run("Terraform knows how it does", func(t *testing.T) { l.known(t, true) })
 	t.Run("pods and strangers while it is connected", l.callers)
+	l.findService(t)
+	t.Run("its Service answers", l.answers)
 
 	t.Run("what leaves the site is lost", func(t *testing.T) { l.oneWay(t, "oifname", before, running) })
 	t.Run("what comes to the site is lost", func(t *testing.T) { l.oneWay(t, "iifname", before, running) })
@@ -284,6 +295,7 @@ func TestCutNode(t *testing.T) {
 		t.Run("its tokens have ended", l.tokensEnd)
 	}
 	t.Run("the node reboots", l.reboots)
+	t.Run("its Service answers at the pods' new addresses", l.answers)
 	t.Run("the link is back", func(t *testing.T) { l.converges(t, before) })
 
 	t.Run("its certificates end while it is cut off", l.expires)
