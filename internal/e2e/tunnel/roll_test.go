@@ -140,13 +140,18 @@ func TestRollOfAllGateways(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close()
-			up, err := w.ask(ctx, w.heldBy(id, all))
+			up, hangUp, err := w.ask(ctx, w.heldBy(id, all))
 			if err != nil {
 				t.Fatal(err)
 			}
-			load.Go(func() { failed(during(ctx, heldFor, "from the cloud", func() error { return say(c, "held") })) })
-			load.Go(func() { failed(during(ctx, heldFor, "from a node", up)) })
+			load.Go(func() {
+				defer c.Close() // or the gateway would wait for it until its deadline
+				failed(during(ctx, heldFor, "from the cloud", func() error { return say(c, "held") }))
+			})
+			load.Go(func() {
+				defer hangUp()
+				failed(during(ctx, heldFor, "from a node", up))
+			})
 		}
 		next := w.launch(id)
 		next.says("serving the apiserver")
@@ -214,8 +219,8 @@ func (w *world) heldBy(id string, all []*node) *node {
 }
 
 // ask asks the apiserver from a node, and returns what does so again on the same
-// connection: a second one is an error.
-func (w *world) ask(ctx context.Context, n *node) (again func() error, err error) {
+// connection: a second one is an error. hangUp closes it.
+func (w *world) ask(ctx context.Context, n *node) (again func() error, hangUp func(), err error) {
 	dialled := false
 	client := &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 		DialContext: func(context.Context, string, string) (net.Conn, error) {
@@ -242,6 +247,5 @@ func (w *world) ask(ctx context.Context, n *node) (again func() error, err error
 		_, err = io.Copy(io.Discard, response.Body)
 		return err
 	}
-	w.t.Cleanup(client.CloseIdleConnections)
-	return again, again()
+	return again, client.CloseIdleConnections, again()
 }
