@@ -206,7 +206,8 @@ func podTokens(pod *corev1.Pod) []string {
 				continue
 			}
 			asked := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
-				BoundObjectRef: &authenticationv1.BoundObjectReference{UID: pod.UID},
+				BoundObjectRef:    &authenticationv1.BoundObjectReference{UID: pod.UID},
+				ExpirationSeconds: source.ServiceAccountToken.ExpirationSeconds,
 			}}
 			if a := source.ServiceAccountToken.Audience; a != "" {
 				asked.Spec.Audiences = []string{a}

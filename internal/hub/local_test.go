@@ -26,7 +26,6 @@ import (
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
 	testingclock "k8s.io/utils/clock/testing"
-	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/link"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
@@ -54,6 +53,17 @@ func (l *layered) Lift(collections []replica.Collection) {
 			panic(err)
 		}
 	}
+}
+
+func (l *layered) Below(c replica.Collection, namespace, name string) (*replica.Object, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, o := range l.base[c].Objects {
+		if o.Namespace == namespace && o.Name == name {
+			return o, nil
+		}
+	}
+	return nil, nil
 }
 
 func (l *layered) fill(t testing.TB, c replica.Collection, version replica.Version, objects ...runtime.Object) {
@@ -594,10 +604,10 @@ func TestTokensThroughACut(t *testing.T) {
 	clk := testingclock.NewFakeClock(time.Now())
 	r, _ := newLocalRigAt(t, clk)
 	r.online(true)
-	ask := func(uid, audience string) *authenticationv1.TokenRequest {
+	ask := func(uid, audience string, seconds int64) *authenticationv1.TokenRequest {
 		return &authenticationv1.TokenRequest{
 			TypeMeta: metav1.TypeMeta{APIVersion: "authentication.k8s.io/v1", Kind: "TokenRequest"},
-			Spec:     authenticationv1.TokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: ptr.To[int64](600), BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", Name: "p", UID: types.UID(uid)}},
+			Spec:     authenticationv1.TokenRequestSpec{Audiences: []string{audience}, ExpirationSeconds: &seconds, BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", Name: "p", UID: types.UID(uid)}},
 		}
 	}
 	end := metav1.NewTime(clk.Now().Add(10 * time.Minute).Truncate(time.Second))
@@ -605,23 +615,23 @@ func TestTokensThroughACut(t *testing.T) {
 		if q.Method != "POST" {
 			return
 		}
-		answer := ask("pod", "api")
+		answer := ask("pod", "api", 600)
 		answer.Status = authenticationv1.TokenRequestStatus{Token: "secret-token", ExpirationTimestamp: end}
 		w.Header().Set("Content-Type", wire.MediaProtobuf)
 		w.WriteHeader(201)
 		w.Write(encoded(t, answer))
 	})
-	request := func(uid, audience string) (*http.Response, string) {
-		return r.do(r.caller(CallerKubelet), "POST", "/api/v1/namespaces/shop/serviceaccounts/a/token", bytes.NewReader(encoded(t, ask(uid, audience))),
+	request := func(uid, audience string, seconds int64) (*http.Response, string) {
+		return r.do(r.caller(CallerKubelet), "POST", "/api/v1/namespaces/shop/serviceaccounts/a/token", bytes.NewReader(encoded(t, ask(uid, audience, seconds))),
 			http.Header{"Content-Type": {wire.MediaProtobuf}, "Accept": {wire.MediaJSON}})
 	}
-	if resp, _ := request("pod", "api"); resp.StatusCode != 201 {
+	if resp, _ := request("pod", "api", 600); resp.StatusCode != 201 {
 		t.Fatal(resp.Status)
 	}
 	r.online(false)
 	given := func() {
 		t.Helper()
-		resp, body := request("pod", "api")
+		resp, body := request("pod", "api", 600)
 		var got authenticationv1.TokenRequest
 		if err := json.Unmarshal([]byte(body), &got); err != nil || resp.StatusCode != 201 || got.Status.Token != "secret-token" {
 			t.Fatalf("%s %s %v", resp.Status, body, err)
@@ -638,8 +648,11 @@ func TestTokensThroughACut(t *testing.T) {
 		clk.Step(4 * time.Minute)
 		given()
 	}
-	for _, c := range [][2]string{{"pod", "other"}, {"another", "api"}} {
-		if resp, _ := request(c[0], c[1]); resp.StatusCode != 503 {
+	for _, c := range []struct {
+		uid, audience string
+		seconds       int64
+	}{{"pod", "other", 600}, {"another", "api", 600}, {"pod", "api", 3607}} {
+		if resp, _ := request(c.uid, c.audience, c.seconds); resp.StatusCode != 503 {
 			t.Errorf("a token for %v: %s", c, resp.Status)
 		}
 	}

@@ -493,7 +493,9 @@ func TestRightsOfStartingApiserver(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l.config.Memo.Put(bucketTokens, "pod shop web ", token)
+		l.config.Memo.Put(bucketTokens, tokenKey("shop", "web", &authenticationv1.TokenRequest{
+			Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{UID: "pod"}},
+		}), token)
 		var has []string // the resources it may read
 		learn := func(resources ...string) {
 			t.Helper()

@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/utils/ptr"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
@@ -154,14 +155,16 @@ func unlasting(path string) bool {
 	return false
 }
 
-// tokenKey names a token by what it is bound to and for whom it is.
+// tokenKey names a token by what it is bound to, for whom it is and for how long: pods
+// have tokens for the apiserver that live for an hour beside those that live shorter.
 func tokenKey(namespace, account string, asked *authenticationv1.TokenRequest) string {
 	uid := ""
 	if ref := asked.Spec.BoundObjectRef; ref != nil {
 		uid = string(ref.UID)
 	}
 	audiences := slices.Sorted(slices.Values(asked.Spec.Audiences))
-	return strings.Join([]string{uid, namespace, account, strings.Join(audiences, ",")}, " ")
+	seconds := strconv.FormatInt(ptr.Deref(asked.Spec.ExpirationSeconds, 0), 10)
+	return strings.Join([]string{uid, namespace, account, strings.Join(audiences, ","), seconds}, " ")
 }
 
 // forgetTokens drops the tokens of pods that the node no longer has.

@@ -195,10 +195,10 @@ func askRights(ctx context.Context, post func(context.Context, string, string, [
 // accounts are the service accounts of the node's pods, each with a token for
 // the apiserver.
 func (l *local) accounts() map[serviceAccount]string {
-	out := map[serviceAccount]string{}
+	out, ends := map[serviceAccount]string{}, map[serviceAccount]time.Time{}
 	for _, e := range l.config.Memo.All(bucketTokens) {
 		fields := strings.Split(e.Key, " ")
-		if len(fields) != 4 || fields[3] != "" {
+		if len(fields) != 5 || fields[3] != "" {
 			continue // for another audience
 		}
 		var k kept
@@ -209,8 +209,13 @@ func (l *local) accounts() map[serviceAccount]string {
 		if err != nil {
 			continue
 		}
-		if token, ok := object.(*authenticationv1.TokenRequest); ok && token.Status.Token != "" {
-			out[serviceAccount{fields[1], fields[2]}] = token.Status.Token // the newest
+		token, ok := object.(*authenticationv1.TokenRequest)
+		if !ok || token.Status.Token == "" {
+			continue
+		}
+		// The one that lasts longest.
+		if a := (serviceAccount{fields[1], fields[2]}); out[a] == "" || token.Status.ExpirationTimestamp.After(ends[a]) {
+			out[a], ends[a] = token.Status.Token, token.Status.ExpirationTimestamp.Time
 		}
 	}
 	return out
