@@ -27,7 +27,7 @@ type Local struct {
 	// Replica is the node's copy of the API.
 	Replica replica.Replica
 	// Layer takes what the node writes while it is cut off.
-	Layer overlay.Layer
+	Layer endpoints.Layer
 	// Memo keeps what is not mirrored.
 	Memo *memo.Memo
 	// PodCertificate returns the certificate that pods are answered with while

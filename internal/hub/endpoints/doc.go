@@ -9,10 +9,10 @@
 //	cut ──► pods of the node, as the overlay has them ──► slices that name one by its
 //	 ▲                                                    uid: laid over the replica
 //	 │                                                               │ the link is back
-//	 └── cut again ── held: until the apiserver's pods are ◄─────────┘
-//	                  what kubelet had written of them and
-//	                  slices have had time to follow, for
-//	                  longest at most
+//	 └── cut again ── held: until the apiserver's slices are ◄───────┘
+//	                  as shown, or its pods are what kubelet
+//	                  had written of them and slices have had
+//	                  time to follow, for longest at most
 //	                         │
 //	                         ▼
 //	                  lifted: the replica is the apiserver's again

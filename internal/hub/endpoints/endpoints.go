@@ -20,10 +20,11 @@ import (
 )
 
 const (
-	// lookEvery is how often the pods are looked at while corrections are held.
-	lookEvery = time.Second
-	// settle is how long slices have to follow the pods: the cluster's controller
-	// gathers changes for half a second, and the link may be slow.
+	// lookEvery is how often pods and slices are looked at while corrections are held.
+	lookEvery = 500 * time.Millisecond
+	// settle is how long slices have to follow the pods, if they come to differ from
+	// what is shown: the cluster's controller gathers changes for half a second, and
+	// the link may be slow.
 	settle = 3 * time.Second
 	// longest is how long corrections are held at most: six times the period in which
 	// a kubelet compares its pods' status with the API's.
@@ -34,6 +35,9 @@ const (
 type Layer interface {
 	Lay(c replica.Collection, e *replica.Event) error
 	Lift(collections []replica.Collection)
+	// Below returns the apiserver's object, whatever is laid over it; nil: there is
+	// none.
+	Below(c replica.Collection, namespace, name string) (*replica.Object, error)
 }
 
 // Options of New. Logger and Clock may be left out.
@@ -49,6 +53,8 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+type key struct{ namespace, name string }
+
 // Corrector is a node's. Run it once; its other methods may be called by any
 // goroutine.
 type Corrector struct {
@@ -60,8 +66,8 @@ type Corrector struct {
 
 	mu   sync.Mutex // guards what follows, and the order of what is laid
 	pods map[types.UID]*pod
-	// laid: something is laid over the slices.
-	laid bool
+	// laid are the slices that something is laid over.
+	laid map[key]bool
 	// back is since when corrections have been held, and agreed since when the
 	// apiserver's pods have been as kubelet wrote them; zero: not.
 	back, agreed time.Time
@@ -75,7 +81,7 @@ func New(o Options) *Corrector {
 	if o.Clock == nil {
 		o.Clock = clock.RealClock{}
 	}
-	c := &Corrector{options: o, wake: make(chan struct{}, 1), pods: map[types.UID]*pod{}}
+	c := &Corrector{options: o, wake: make(chan struct{}, 1), pods: map[types.UID]*pod{}, laid: map[key]bool{}}
 	c.stale.Store(true)
 	return c
 }
@@ -136,7 +142,7 @@ func (c *Corrector) step() bool {
 		c.correct()
 		return false
 	}
-	return c.laid && c.hold()
+	return len(c.laid) > 0 && c.hold()
 }
 
 // Finish corrects what it was told of in a cut and has not come to: the overlay's pods
@@ -166,14 +172,35 @@ func (c *Corrector) hold() bool {
 	case c.agreed.IsZero():
 		c.agreed = now
 	}
-	if now.Sub(c.back) < longest && (c.agreed.IsZero() || now.Sub(c.agreed) < settle) {
+	slices, _ := c.options.Replica.Cover(allSlices)
+	followed := c.followed(slices)
+	if !followed && now.Sub(c.back) < longest && (c.agreed.IsZero() || now.Sub(c.agreed) < settle) {
 		return true
 	}
-	c.options.Logger.Info("endpoints of the node's pods are the cluster's again", "agreed", !c.agreed.IsZero())
-	slices, _ := c.options.Replica.Cover(allSlices)
+	c.options.Logger.Info("endpoints of the node's pods are the cluster's again", "followed", followed, "agreed", !c.agreed.IsZero())
 	c.options.Layer.Lift([]replica.Collection{slices})
-	c.laid, c.back, c.agreed = false, time.Time{}, time.Time{}
+	clear(c.laid)
+	c.back, c.agreed = time.Time{}, time.Time{}
 	return false
+}
+
+// followed says whether no slice that something is laid over needs it any more. The
+// caller holds mu.
+func (c *Corrector) followed(slices replica.Collection) bool {
+	for k := range c.laid {
+		o, err := c.options.Layer.Below(slices, k.namespace, k.name)
+		var message []byte
+		if err == nil && o != nil {
+			message, err = c.corrected(o)
+		}
+		if err != nil {
+			c.options.Logger.Error("look whether the cluster knows the node's endpoints", "slice", k.namespace+"/"+k.name, "error", err)
+		}
+		if err != nil || message != nil {
+			return false
+		}
+	}
+	return true
 }
 
 var allSlices = replica.Query{Resource: discoveryv1.SchemeGroupVersion.WithResource("endpointslices")}
@@ -249,7 +276,7 @@ func (c *Corrector) lay(collection replica.Collection, before *replica.Object, m
 	if err := c.options.Layer.Lay(collection, &replica.Event{Type: watch.Modified, Object: after, Previous: before}); err != nil {
 		return err
 	}
-	c.laid = true
+	c.laid[key{before.Namespace, before.Name}] = true
 	return nil
 }
 

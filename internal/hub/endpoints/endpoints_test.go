@@ -55,6 +55,15 @@ func (b *bench) Lift(collections []replica.Collection) {
 	}
 }
 
+func (b *bench) Below(_ replica.Collection, namespace, name string) (*replica.Object, error) {
+	for _, o := range b.below.Objects {
+		if o.Namespace == namespace && o.Name == name {
+			return o, nil
+		}
+	}
+	return nil, nil
+}
+
 func newBench(t *testing.T, objects ...runtime.Object) *bench {
 	t.Helper()
 	b := &bench{Cache: replica.NewCache(), t: t, clock: testingclock.NewFakeClock(time.Unix(1e9, 0)), version: replica.OverlayBase}
@@ -362,6 +371,41 @@ func TestHeldAndLifted(t *testing.T) {
 	is("the next cut", "10.1.0.9", false)
 	if v := b.slice("web").ResourceVersion; v != "13" {
 		t.Errorf("at version %s", v)
+	}
+}
+
+// TestSlicesFollow: what is held is let go of as soon as the cluster's slices are as
+// shown, and not while one of them is not.
+func TestSlicesFollow(t *testing.T) {
+	cloud := newPod("p", "10.1.0.1")
+	pod := cloud.DeepCopy()
+	web := newSlice("web", discoveryv1.AddressTypeIPv4, endpoint("p", "++-", "10.1.0.1"))
+	api := newSlice("api", discoveryv1.AddressTypeIPv4, endpoint("p", "++-", "10.1.0.1"))
+	b := newBench(t, cloud, web, api)
+	b.patch(pod, replica.OverlayBase+1, at("10.1.0.9"))
+	b.c.step()
+	b.online = true
+	follow := func(version string, slices ...*discoveryv1.EndpointSlice) {
+		b.below = replica.Content{Version: 20}
+		for _, s := range slices {
+			s.ResourceVersion = version
+			b.below.Objects = append(b.below.Objects, object(t, s))
+		}
+	}
+	moved := func(name string) *discoveryv1.EndpointSlice {
+		return newSlice(name, discoveryv1.AddressTypeIPv4, endpoint("p", "++-", "10.1.0.9"))
+	}
+	follow("11", web, api)
+	if !b.c.step() || b.lifts != 0 {
+		t.Error("not held before the slices follow")
+	}
+	follow("12", moved("web"), api)
+	if !b.c.step() || b.lifts != 0 {
+		t.Error("not held while one does not follow")
+	}
+	follow("13", moved("web"), moved("api"))
+	if b.c.step() || b.lifts != 1 || b.slice("api").ResourceVersion != "13" {
+		t.Errorf("held, lifted %d times", b.lifts)
 	}
 }
 

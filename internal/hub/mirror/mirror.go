@@ -390,6 +390,18 @@ func (m *Mirror) Lay(c replica.Collection, e *replica.Event) error {
 	return s.lay(e)
 }
 
+// Below returns an object as the apiserver has it, whatever is laid over it; nil: it
+// has none.
+func (m *Mirror) Below(c replica.Collection, namespace, name string) (*replica.Object, error) {
+	s := m.stream(c)
+	if s == nil {
+		return nil, fmt.Errorf("look below what is laid over %s: %w", c, replica.ErrNotMirrored)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.one(objectKey{namespace, name})
+}
+
 // Lift makes the collections the apiserver's again.
 func (m *Mirror) Lift(collections []replica.Collection) {
 	for _, c := range collections {
