@@ -30,7 +30,15 @@ func (l *lab) converges(t *testing.T, before map[string]string) {
 		}
 		return err
 	})
-	took := rig.Eventually(t, 2*time.Minute, "cloud and node agree", func() error { return l.agree(t, before, gone) })
+	began, last := time.Now(), ""
+	took := rig.Eventually(t, 2*time.Minute, "cloud and node agree", func() error {
+		err := l.agree(t, before, gone)
+		if err != nil && err.Error() != last {
+			last = err.Error()
+			t.Logf("after %.1f s: %s", time.Since(began).Seconds(), last)
+		}
+		return err
+	})
 	t.Logf("a session %.1f s after the link was back; converged %.1f s after that", session.Seconds(), took.Seconds())
 	kept, fresh := 0, 0
 	for pid, start := range l.servers(t) {
