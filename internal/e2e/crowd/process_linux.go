@@ -32,28 +32,40 @@ func Memory(pid int, field string) (int, error) {
 	return 0, fmt.Errorf("no %s in the status of process %d", field, pid)
 }
 
-// settleTime is the time over which memory may not have changed by more than a
-// hundredth to count as settled: what a runtime has freed goes back to the
-// kernel over seconds.
-const settleTime = 2 * time.Second
+const (
+	// settleTime is over what memory is averaged, and settleReadings how often it is
+	// read meanwhile. What many nodes say leaves garbage: a gateway's memory grows by
+	// some percent for some seconds, and then that goes back to the kernel, for ever.
+	settleTime     = 6 * time.Second
+	settleReadings = 12
+)
 
-// Settled waits until a process's memory has settled and returns it, in KiB.
+// Settled waits until a process's memory does not differ by more than a hundredth
+// from what it was before, each over settleTime, and returns it, in KiB.
 func Settled(ctx context.Context, pid int) (int, error) {
-	tick := time.NewTicker(settleTime)
+	tick := time.NewTicker(settleTime / settleReadings)
 	defer tick.Stop()
-	for last := -1; ; {
-		now, err := Memory(pid, Resident)
-		if err != nil {
-			return 0, err
+	var seen []int
+	for {
+		sum := 0
+		for range settleReadings {
+			now, err := Memory(pid, Resident)
+			if err != nil {
+				return 0, err
+			}
+			sum += now
+			select {
+			case <-ctx.Done():
+				return 0, fmt.Errorf("memory of process %d has not settled: %w; each %s it was, in KiB, %d", pid, ctx.Err(), settleTime, seen)
+			case <-tick.C:
+			}
 		}
-		if d := now - last; last >= 0 && d <= now/100 && -d <= now/100 {
-			return now, nil
+		mean := sum / settleReadings
+		if len(seen) > 0 {
+			if d := mean - seen[len(seen)-1]; d <= mean/100 && -d <= mean/100 {
+				return mean, nil
+			}
 		}
-		last = now
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("memory of process %d has not settled: %w", pid, ctx.Err())
-		case <-tick.C:
-		}
+		seen = append(seen, mean)
 	}
 }
