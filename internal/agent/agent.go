@@ -307,8 +307,9 @@ func (a *Agent) Beat() {
 // DialAPIServer opens a connection to the apiserver through the session. Without
 // one it waits for it if it was lost in the last few seconds, and fails with
 // ErrNotConnected otherwise. Once connected it takes no longer than
-// tunnel.GatewayDialTimeout, from opening a stream to the gateway's answer. The connection is a tunnel.Stream with a method Stalls,
-// which returns what watches over its session's.
+// tunnel.GatewayDialTimeout, from opening a stream to the gateway's answer. The
+// connection is a tunnel.Stream with a method Stalls, which returns what watches over
+// its session's.
 func (a *Agent) DialAPIServer(ctx context.Context) (net.Conn, error) {
 	c, err := a.dialAPIServer(ctx)
 	a.counters.dialled(tunnel.KindAPIServer, err)

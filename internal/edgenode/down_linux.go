@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -236,15 +235,6 @@ func purge(dir string) error {
 		return fmt.Errorf("%s is not removed: %s is mounted in it", dir, strings.Join(mounts, ", "))
 	}
 	return os.RemoveAll(dir)
-}
-
-func removeFile(path string) error { return ignoreMissing(os.Remove(path)) }
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // Leftovers names what of a node is on this machine although it should not be

@@ -57,10 +57,7 @@ func (e ProxyEnv) get(name string) string { return e[name] }
 func keepProxyEnv(dir string, e ProxyEnv) error {
 	path := filepath.Join(dir, proxyFile)
 	if len(e) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		return nil
+		return removeFile(path)
 	}
 	return writeJSON(path, e)
 }

@@ -240,6 +240,15 @@ func writeJSON(path string, v any) error {
 	return writeFile(path, append(data, '\n'), 0o600)
 }
 
+func removeFile(path string) error { return ignoreMissing(os.Remove(path)) }
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // writeFile replaces a file in one step.
 func writeFile(path string, data []byte, mode fs.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")

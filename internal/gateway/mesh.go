@@ -24,8 +24,9 @@ const (
 	// here, and what a gateway that was taken over says must not take without end.
 	maxHoldings = 1 << 15
 	// maxLinks is how many connections one other gateway may have made to this one,
-	// from their handshake on, whether they say anything or not: one, and those of its processes before that are not known to be gone yet (for
-	// meshIdle of package tunnel), also where it starts again and again.
+	// from their handshake on, whether they say anything or not: one, and those of its
+	// processes before that are not known to be gone yet (for meshIdle of package
+	// tunnel), also where it starts again and again.
 	maxLinks = 8
 )
 

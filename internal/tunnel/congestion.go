@@ -99,12 +99,8 @@ func (a *algorithm) begin(n quichook.Counters, restart quichook.Restart) quichoo
 func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
 
 func (a *algorithm) CanSend(inFlight int64) bool {
-	hole := a.hole.found()
-	if a.moved.CompareAndSwap(true, false) || hole {
+	if a.moved.CompareAndSwap(true, false) || a.hole.found() {
 		// As on a migration, but that what is on the way may still arrive.
-		if hole {
-			a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
-		}
 		a.shrink()
 		a.c.Moved(inFlight)
 		a.publish()
@@ -115,6 +111,9 @@ func (a *algorithm) CanSend(inFlight int64) bool {
 // shrink makes packets so small that they fit every path, until larger ones are found
 // to arrive.
 func (a *algorithm) shrink() {
+	if a.hole.found() {
+		a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
+	}
 	a.restart(packetSize)
 	a.SetMaxDatagramSize(packetSize)
 }
@@ -203,7 +202,6 @@ func (a *algorithm) OnRetransmissionTimeout(bool) {
 	a.keeper.Load().tell(EventTimeout, "")
 	a.hole.onTimeout()
 	if a.hole.found() {
-		a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
 		a.shrink() // the probes that are sent next, for which nobody asks CanSend
 		a.moved.Store(true)
 	}
