@@ -30,6 +30,10 @@ const leaseNamespace = "kube-node-lease"
 // renews it here: kubelet's own interval, a quarter of 40 s.
 const leaseRenewal = 10 * time.Second
 
+// leasePause is after what pause kubelet counts as having been away: its lease has run
+// out (pkg/kubelet/apis/config, nodeLeaseDurationSeconds).
+const leasePause = 40 * time.Second
+
 var leases = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 
 // lease is kubelet's lease on the node as the node keeps it. Kubelet gets, makes
@@ -42,6 +46,9 @@ type lease struct {
 	object  *coordinationv1.Lease // nil until kubelet has made or got it
 	version uint64                // of object
 	renewed time.Time             // by kubelet; zero: not since the hub began
+	// steady is since when kubelet has renewed without a pause and has not started;
+	// zero: it has not renewed since.
+	steady time.Time
 }
 
 // answerLease answers what kubelet asks about its own lease. False: it is another
@@ -102,8 +109,25 @@ func (l *lease) put(object *coordinationv1.Lease, now time.Time) *coordinationv1
 	if l.object == nil {
 		l.renewNow()
 	}
+	if l.steady.IsZero() || now.Sub(l.renewed) > leasePause {
+		l.steady = now
+	}
 	l.object, l.renewed = object, now
 	return object.DeepCopy()
+}
+
+// started tells that kubelet begins anew: it knows nothing of its pods yet.
+func (l *lease) started() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.steady = time.Time{}
+}
+
+// kubelet is when it last renewed, and since when without a pause or a start.
+func (l *lease) kubelet() (renewed, since time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.renewed, l.steady
 }
 
 func (l *lease) renewNow() {
@@ -119,9 +143,8 @@ func (h *Hub) KubeletRenewed() (time.Time, bool) {
 	if h.local == nil {
 		return time.Time{}, false
 	}
-	h.local.lease.mu.Lock()
-	defer h.local.lease.mu.Unlock()
-	return h.local.lease.renewed, !h.local.lease.renewed.IsZero()
+	renewed, _ := h.local.lease.kubelet()
+	return renewed, !renewed.IsZero()
 }
 
 // renewLease renews the lease upstream for as long as kubelet renews it here.

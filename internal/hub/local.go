@@ -19,6 +19,7 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/hub/memo"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/overlay"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/replica"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/restate"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/serve"
 )
 
@@ -59,8 +60,10 @@ type local struct {
 	overlay *overlay.Overlay
 	// endpoints of the node's own pods, corrected while it is cut off.
 	endpoints *endpoints.Corrector
-	lease     lease
-	back      chan struct{} // the link is back
+	// restate tells the cluster what it has missed of the node, as the link returns.
+	restate *restate.Teller
+	lease   lease
+	back    chan struct{} // the link is back
 	// learning asks for what pods' requests are judged by.
 	learning chan struct{}
 	pods     *podServer
@@ -80,7 +83,12 @@ func newLocal(h *Hub, config Local) *local {
 		Replica: config.Replica, Layer: config.Layer, Version: l.overlay.Version, NodeName: h.config.NodeName,
 		Online: func() bool { _, online := l.link.Online(); return online }, Clock: h.clock, Logger: h.log,
 	})
+	l.restate = restate.New(restate.Options{
+		Replica: config.Replica, NodeName: h.config.NodeName, Online: func() (context.Context, bool) { return l.link.Online() },
+		Kubelet: l.lease.kubelet, Send: l.handOver, Clock: h.clock, Logger: h.log,
+	})
 	l.link = link.New(link.Options{Probe: l.probe, Clock: h.clock, Logger: h.log, OnChange: func(s link.State) {
+		l.restate.LinkChanged(s.Online)
 		if s.Online {
 			l.overlay.Returned()
 			l.handBack()
@@ -116,6 +124,7 @@ func (l *local) run(ctx context.Context) {
 		}
 	})
 	parts.Go(func() { l.endpoints.Run(ctx) })
+	parts.Go(func() { l.restate.Run(ctx) })
 	if l.config.RenewLease {
 		parts.Go(func() { l.renewLease(ctx) })
 	}
@@ -150,6 +159,7 @@ func (l *local) resume(ctx context.Context) {
 	l.learnSoon()
 	l.endpoints.Finish()
 	l.overlay.Lift()
+	l.restate.Lifted()
 	l.lease.renewNow()
 	sending, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -207,6 +217,7 @@ func (l *local) probe(ctx context.Context) error {
 func (x *exchange) answer() {
 	l := x.hub.local
 	x.ownOnly()
+	defer x.states()()
 	if x.answerLease() || x.answerOperatorAccess() || x.fromReplica(false) {
 		return
 	}

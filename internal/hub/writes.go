@@ -265,6 +265,48 @@ func (x *exchange) settle(online context.Context) error {
 	return fmt.Errorf("%w: %w", errUnsettled, err)
 }
 
+// states tells who speaks for the node as the link returns that its kubelet now does so
+// itself, of its Node or a pod, or that it starts anew. The end is to be told too.
+func (x *exchange) states() (end func()) {
+	r, restate := x.req, x.hub.local.restate
+	end = func() {}
+	if x.caller != CallerKubelet || r.group != "" || r.dryRun() {
+		return end
+	}
+	writes := r.subresource == "status" && (r.verb == "patch" || r.verb == "update")
+	target := overlay.Target{Resource: schema.GroupVersionResource{Version: r.version, Resource: r.resource}, Namespace: r.namespace, Name: r.name}
+	switch {
+	case r.resource == "nodes" && r.verb == "create":
+		x.hub.local.lease.started()
+	case r.resource == "nodes" && writes:
+		return restate.Writes(x.r.Context(), target, r.verb == "update" || !onlyHeartbeat(x.body))
+	case r.resource == "pods" && writes:
+		return restate.Writes(x.r.Context(), target, true)
+	}
+	return end
+}
+
+// onlyHeartbeat says whether a patch of a Node's status changes no condition but for
+// its times. Kubelet says every condition of which the API has another status.
+func onlyHeartbeat(patch []byte) bool {
+	var p struct {
+		Status struct {
+			Conditions []struct {
+				Status *string `json:"status"`
+			} `json:"conditions"`
+		} `json:"status"`
+	}
+	if json.Unmarshal(patch, &p) != nil {
+		return false
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Status != nil {
+			return false
+		}
+	}
+	return true
+}
+
 // declares is the path at which the overlay may hold a declaration of what kubelet
 // reads or writes, as the overlay names it; "" where none bears on the request.
 func (x *exchange) declares() string {

@@ -114,21 +114,20 @@ func (m *Monitor) Online() (context.Context, bool) {
 // Session tells of the tunnel: whether it has a session. It does not block.
 func (m *Monitor) Session(up bool) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.session = up
-	if !up {
-		m.lost("no session to a gateway")
-	}
-	m.mu.Unlock()
 	if up {
 		m.Doubt()
+	} else {
+		m.lost("no session to a gateway")
 	}
 }
 
 // Failed tells of a request that got no answer, for a reason on the way.
 func (m *Monitor) Failed(err error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.lost(err.Error())
-	m.mu.Unlock()
 	m.Doubt()
 }
 
@@ -157,9 +156,7 @@ func (m *Monitor) lost(reason string) {
 func (m *Monitor) Run(ctx context.Context) error {
 	for {
 		wait := ProbeInterval
-		m.mu.Lock()
-		session, failures := m.session, m.failures
-		m.mu.Unlock()
+		session, failures := m.begin()
 		if session && ctx.Err() == nil && !m.probe(ctx, failures) {
 			wait = again
 		}
@@ -177,6 +174,18 @@ func (m *Monitor) Run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// begin returns what a probe that begins now is of. Whatever asked for one before has
+// it then, and gets no second.
+func (m *Monitor) begin() (session bool, failures int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.poke:
+	default:
+	}
+	return m.session, m.failures
 }
 
 // probe asks once and draws the conclusion; false if the link is cut.

@@ -79,3 +79,22 @@ func TestMonitor(t *testing.T) {
 		is(false, 8, "the end")
 	})
 }
+
+// TestOneProbe: a session that is there before Run begins is asked over once. A second
+// probe under way would make whatever takes longer than it count as a cut.
+func TestOneProbe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		probes := 0
+		m := New(Options{Probe: func(context.Context) error { probes++; return nil }})
+		ctx, stop := context.WithCancel(t.Context())
+		m.Session(true)
+		done := make(chan struct{})
+		go func() { defer close(done); _ = m.Run(ctx) }()
+		synctest.Wait()
+		if !m.State().Online || probes != 1 {
+			t.Errorf("online=%v after %d probes, want one", m.State().Online, probes)
+		}
+		stop()
+		<-done
+	})
+}

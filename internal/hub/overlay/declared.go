@@ -137,8 +137,8 @@ func changes(to map[string]*string, before, after map[string]string) map[string]
 	return out
 }
 
-// path is where the status is written.
-func (t Target) path() string {
+// Path is where the status is written.
+func (t Target) Path() string {
 	at := "/api/v1/"
 	if t.Namespace != "" {
 		at += "namespaces/" + t.Namespace + "/"

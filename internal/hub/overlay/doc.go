@@ -22,9 +22,10 @@
 // What kubelet reads or writes online of an object comes after what is declared of it
 // (see Settle), which would else be written over it.
 //
-// Status need not be sent: a kubelet compares what the API has with what it knows
-// every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and
-// patches what differs, as soon as it sees the apiserver's state.
+// Status need not be handed back: a kubelet compares what the API has with what it
+// knows every ten seconds (pkg/kubelet/status/status_manager.go, needsReconcile) and
+// patches what differs, as soon as it sees the apiserver's state. So that the cloud
+// need not wait for that, package restate tells it before.
 //
 // Everything accepted is in the memo before it is acknowledged, and on disk within
 // the store's next batch: it survives a restart of the hub, and a power cut but

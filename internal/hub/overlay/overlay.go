@@ -154,7 +154,7 @@ func (o *Overlay) PatchStatus(target Target, kind types.PatchType, patch []byte)
 	if err != nil {
 		return nil, err
 	}
-	pending, err := o.pending(target.path())
+	pending, err := o.pending(target.Path())
 	if err != nil {
 		return nil, err
 	}
@@ -172,7 +172,7 @@ func (o *Overlay) PatchStatus(target Target, kind types.PatchType, patch []byte)
 		return shown, nil
 	}
 	if now := pending.and(old.(metav1.Object), after.(metav1.Object)); len(now.Labels)+len(now.Annotations) > 0 {
-		if err := o.declare(target.path(), declared{Metadata: &now}); err != nil {
+		if err := o.declare(target.Path(), declared{Metadata: &now}); err != nil {
 			return nil, err
 		}
 	}
@@ -257,7 +257,7 @@ func (o *Overlay) restore(value []byte) error {
 	if err := copyStatus(base, after); err != nil {
 		return err
 	}
-	pending, err := o.pending(target.path())
+	pending, err := o.pending(target.Path())
 	if err != nil {
 		return err
 	}

@@ -503,7 +503,7 @@ func FuzzPatch(f *testing.F) {
 			return
 		}
 		after := l.pod(t)
-		pending, err := o.pending(thePod.path())
+		pending, err := o.pending(thePod.Path())
 		if err != nil {
 			t.Fatal(err)
 		}
