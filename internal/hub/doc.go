@@ -18,7 +18,7 @@
 //	                            ▲
 //	         overlay (what the node writes while it is cut off), endpoints (what
 //	         follows of it for slices), memo (what it was last told and does not
-//	         mirror)
+//	         mirror); restate tells the cluster as the link comes back
 //
 // The EndpointSlice default/kubernetes is the hub's own. It names the node's
 // link-local address of ServePods, which the API refuses in a stored slice.
