@@ -218,7 +218,7 @@ func (x *exchange) answer() {
 	l := x.hub.local
 	x.ownOnly()
 	defer x.states()()
-	if x.answerLease() || x.answerOperatorAccess() || x.fromReplica(false) {
+	if x.answerLease() || x.answerOperatorAccess() || x.fromReplica(false) || x.answerBundle() {
 		return
 	}
 	var cause error
