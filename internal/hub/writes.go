@@ -278,6 +278,7 @@ func (x *exchange) states() (end func()) {
 	switch {
 	case r.resource == "nodes" && r.verb == "create":
 		x.hub.local.lease.started()
+		restate.Started()
 	case r.resource == "nodes" && writes:
 		return restate.Writes(x.r.Context(), target, r.verb == "update" || !onlyHeartbeat(x.body))
 	case r.resource == "pods" && writes:

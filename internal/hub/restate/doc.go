@@ -16,9 +16,9 @@
 // stored and nothing is tried again for its own sake: what is lost here kubelet says a
 // few seconds later.
 //
-// It tells only what kubelet stands by: it must have renewed its lease on the node for
-// agreed before, in which it has compared every status with its own, and the cut must
-// have lasted as long. Of a Node it tells the conditions that are kubelet's, of a pod
+// It tells only what kubelet stands by. The cut must have lasted for agreed, and kubelet
+// be there and have been as long, in which it has compared every status with its own;
+// or it has started since, and written of the object. Of a Node it tells the conditions that are kubelet's, of a pod
 // what kubelet would (pkg/kubelet/status/status_manager.go, mergePodStatus), not of one
 // that is being deleted or has ended.
 package restate

@@ -62,6 +62,9 @@ type Teller struct {
 	owed    map[overlay.Target]*words
 	until   time.Time // of owed
 	writing map[overlay.Target]int
+	// spoke are the objects of which kubelet has written since it started, or the link
+	// was back.
+	spoke map[overlay.Target]bool
 	// told counts the patches that were taken since the link is back, refused the
 	// others that were answered.
 	told, refused int
@@ -87,7 +90,7 @@ func New(o Options) *Teller {
 	}
 	return &Teller{
 		options: o, wake: make(chan struct{}, 1), slots: make(chan struct{}, atOnce), cut: o.Clock.Now(),
-		owed: map[overlay.Target]*words{}, writing: map[overlay.Target]int{},
+		owed: map[overlay.Target]*words{}, writing: map[overlay.Target]int{}, spoke: map[overlay.Target]bool{},
 	}
 }
 
@@ -105,12 +108,13 @@ func (t *Teller) LinkChanged(online bool) {
 	switch {
 	case now.Sub(t.cut) < agreed:
 		// Too short for anybody to have noticed. What was owed before still is.
-	case since.IsZero() || now.Sub(since) < agreed || now.Sub(renewed) > alive:
+	case now.Sub(renewed) > alive:
 		clear(t.owed)
 	default:
-		t.listen()
+		t.listen(!since.IsZero() && now.Sub(since) >= agreed)
 		t.told, t.refused = 0, 0
 	}
+	clear(t.spoke)
 	t.until = now.Add(window)
 	t.Lifted()
 }
@@ -123,8 +127,17 @@ func (t *Teller) Lifted() {
 	}
 }
 
-// listen takes down what the node shows of itself. The caller holds mu.
-func (t *Teller) listen() {
+// Started tells that kubelet begins anew: it stands by nothing until it has written it.
+func (t *Teller) Started() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.owed)
+	clear(t.spoke)
+}
+
+// listen takes down what the node shows of itself, or only what kubelet has written of.
+// The caller holds mu.
+func (t *Teller) listen(all bool) {
 	clear(t.owed)
 	for _, q := range []replica.Query{
 		{Resource: corev1.SchemeGroupVersion.WithResource("nodes"), Name: t.options.NodeName},
@@ -140,7 +153,7 @@ func (t *Teller) listen() {
 		}
 		for _, o := range snapshot.Objects {
 			target := overlay.Target{Resource: q.Resource, Namespace: o.Namespace, Name: o.Name}
-			if (q.Name == "" || q.Name == o.Name) && t.writing[target] == 0 {
+			if (q.Name == "" || q.Name == o.Name) && t.writing[target] == 0 && (all || t.spoke[target]) {
 				t.owed[target] = &words{said: o}
 			}
 		}
@@ -172,6 +185,7 @@ func (t *Teller) Writes(ctx context.Context, target overlay.Target, whole bool) 
 		if t.writing[target]--; t.writing[target] == 0 {
 			delete(t.writing, target)
 		}
+		t.spoke[target] = true
 		if whole {
 			delete(t.owed, target) // of a return meanwhile
 		}

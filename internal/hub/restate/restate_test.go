@@ -373,6 +373,26 @@ func TestNotToBeTold(t *testing.T) {
 	})
 }
 
+// TestAfterAStart: of a kubelet that has just begun, what it has written since is told,
+// and nothing else.
+func TestAfterAStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		defer s.run()()
+		s.lost()
+		s.teller.Started()
+		s.since = time.Now()
+		s.teller.Writes(t.Context(), thePod("a"), true)()
+		s.teller.Writes(t.Context(), theNode, false)()
+		s.returns()
+		s.shows()
+		time.Sleep(2 * window)
+		if len(s.patches[thePod("a")]) != 1 || len(s.patches[theNode]) != 1 || s.count() != 2 {
+			t.Errorf("told: %v", s.patches)
+		}
+	})
+}
+
 // TestKubeletFirst: what kubelet writes itself is neither overtaken nor written over.
 func TestKubeletFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
