@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	"github.com/google/go-cmp/cmp"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -469,7 +471,7 @@ func TestHonestWrites(t *testing.T) {
 	})
 	r.online(true)
 	var sent []string
-	for limit := time.Now().Add(patience); len(sent) < 6; time.Sleep(time.Millisecond) {
+	for limit := time.Now().Add(patience); len(sent) < 8; time.Sleep(time.Millisecond) {
 		if time.Now().After(limit) {
 			t.Fatalf("the apiserver was sent %v", sent)
 		}
@@ -491,11 +493,21 @@ func TestHonestWrites(t *testing.T) {
 			}
 		}
 	}
-	for _, s := range sent {
-		switch s {
-		case "POST /api/v1/namespaces/shop/events", "POST /apis/storage.k8s.io/v1/csinodes", "PATCH /api/v1/nodes/n1/status":
-		default:
-			t.Errorf("the apiserver was sent %s", s)
+	slices.Sort(sent)
+	want := []string{
+		"PATCH /api/v1/namespaces/shop/pods/p/status", // as it is
+		"PATCH /api/v1/nodes/n1/status",               // its labels
+		"PATCH /api/v1/nodes/n1/status",               // as it is
+		"POST /api/v1/namespaces/shop/events", "POST /api/v1/namespaces/shop/events",
+		"POST /api/v1/namespaces/shop/events", "POST /api/v1/namespaces/shop/events",
+		"POST /apis/storage.k8s.io/v1/csinodes",
+	}
+	if diff := cmp.Diff(want, sent); diff != "" {
+		t.Errorf("the apiserver was sent (-want +got):\n%s", diff)
+	}
+	for _, s := range r.api.sawAll() {
+		if s.method == http.MethodPatch && strings.Contains(s.path, "/pods/") && (!strings.Contains(s.body, `"phase":"Running"`) || !strings.Contains(s.body, `"podIP":"10.1.1.1"`)) {
+			t.Errorf("of the pod it was told %s", s.body)
 		}
 	}
 	for limit := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {

@@ -57,8 +57,10 @@ type Teller struct {
 	wake    chan struct{}
 	slots   chan struct{} // one for each request under way
 
-	mu      sync.Mutex // guards what follows
-	cut     time.Time  // since when the link is, or was last
+	mu sync.Mutex // guards what follows
+	// cut is since when the link is, or was last; zero: since before there was a teller,
+	// and as long as may be.
+	cut     time.Time
 	owed    map[overlay.Target]*words
 	until   time.Time // of owed
 	writing map[overlay.Target]int
@@ -80,7 +82,7 @@ type words struct {
 	sending chan struct{}
 }
 
-// New makes the teller of a node whose link counts as cut.
+// New makes the teller of a node whose link counts as cut, nobody knows since when.
 func New(o Options) *Teller {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -89,7 +91,7 @@ func New(o Options) *Teller {
 		o.Clock = clock.RealClock{}
 	}
 	return &Teller{
-		options: o, wake: make(chan struct{}, 1), slots: make(chan struct{}, atOnce), cut: o.Clock.Now(),
+		options: o, wake: make(chan struct{}, 1), slots: make(chan struct{}, atOnce),
 		owed: map[overlay.Target]*words{}, writing: map[overlay.Target]int{}, spoke: map[overlay.Target]bool{},
 	}
 }

@@ -378,9 +378,11 @@ func TestNotToBeTold(t *testing.T) {
 func TestAfterAStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newSite(t)
+		s.teller = New(s.teller.options) // with the machine, in the cut
 		defer s.run()()
 		s.lost()
 		s.teller.Started()
+		time.Sleep(10 * time.Second)
 		s.since = time.Now()
 		s.teller.Writes(t.Context(), thePod("a"), true)()
 		s.teller.Writes(t.Context(), theNode, false)()
