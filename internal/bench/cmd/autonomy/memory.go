@@ -9,11 +9,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"k8s.io/client-go/rest"
 
 	"github.com/edgewright/terraform-provider-edge/internal/bench"
-	"github.com/edgewright/terraform-provider-edge/internal/e2e/crowd"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/hubload"
 )
 
@@ -174,12 +174,35 @@ func followed(ctx context.Context, pid int, dir string, load hubload.Followed) (
 		return f, err
 	}
 	defer stop()
-	if _, err := crowd.Settled(ctx, pid); err != nil {
-		return f, err
-	}
-	if f.memory, err = hubload.MemoryOf(pid); err != nil {
+	if f.memory, err = rested(ctx, pid); err != nil {
 		return f, err
 	}
 	f.disk, err = hubload.DataSize(dir)
 	return f, err
+}
+
+// restTime is over which a hub's memory does not change by more than a hundredth once
+// it has come to rest. It goes on in steps: pages of its program are let go of, and come
+// back as it is used.
+const restTime = 2 * time.Second
+
+// rested waits for that, and returns the memory.
+func rested(ctx context.Context, pid int) (hubload.Memory, error) {
+	tick := time.NewTicker(restTime)
+	defer tick.Stop()
+	for last := -1; ; {
+		now, err := hubload.MemoryOf(pid)
+		if err != nil {
+			return now, err
+		}
+		if d, all := now.Resident()-last, now.Resident(); last >= 0 && d <= all/100 && -d <= all/100 {
+			return now, nil
+		}
+		last = now.Resident()
+		select {
+		case <-ctx.Done():
+			return now, fmt.Errorf("memory of process %d has not come to rest: %w", pid, ctx.Err())
+		case <-tick.C:
+		}
+	}
 }
