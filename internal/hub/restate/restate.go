@@ -64,6 +64,8 @@ type Teller struct {
 	owed    map[overlay.Target]*words
 	until   time.Time // of owed
 	writing map[overlay.Target]int
+	// sending has a channel for each request under way, closed when it is over.
+	sending map[overlay.Target]chan struct{}
 	// spoke are the objects of which kubelet has written since it started, or the link
 	// was back.
 	spoke map[overlay.Target]bool
@@ -78,8 +80,6 @@ type words struct {
 	// looked is the version of the apiserver's that was compared last.
 	looked replica.Version
 	sent   int
-	// sending is closed when the request under way is over; nil: there is none.
-	sending chan struct{}
 }
 
 // New makes the teller of a node whose link counts as cut, nobody knows since when.
@@ -92,7 +92,8 @@ func New(o Options) *Teller {
 	}
 	return &Teller{
 		options: o, wake: make(chan struct{}, 1), slots: make(chan struct{}, atOnce),
-		owed: map[overlay.Target]*words{}, writing: map[overlay.Target]int{}, spoke: map[overlay.Target]bool{},
+		owed: map[overlay.Target]*words{}, writing: map[overlay.Target]int{},
+		sending: map[overlay.Target]chan struct{}{}, spoke: map[overlay.Target]bool{},
 	}
 }
 
@@ -108,10 +109,10 @@ func (t *Teller) LinkChanged(online bool) {
 	}
 	renewed, since := t.options.Kubelet()
 	switch {
-	case now.Sub(t.cut) < agreed:
-		// Too short for anybody to have noticed. What was owed before still is.
 	case now.Sub(renewed) > alive:
 		clear(t.owed)
+	case now.Sub(t.cut) < agreed:
+		// Too short for anybody to have noticed. What was owed before still is.
 	default:
 		t.listen(!since.IsZero() && now.Sub(since) >= agreed)
 		t.told, t.refused = 0, 0
@@ -169,8 +170,7 @@ func (t *Teller) Writes(ctx context.Context, target overlay.Target, whole bool) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.writing[target]++
-	if w := t.owed[target]; w != nil && w.sending != nil {
-		over := w.sending
+	if over := t.sending[target]; over != nil {
 		t.mu.Unlock()
 		select {
 		case <-over:
@@ -233,7 +233,7 @@ func (t *Teller) look(ctx context.Context, requests *sync.WaitGroup) bool {
 		return false
 	}
 	for target, w := range t.owed {
-		if w.sending != nil || t.writing[target] > 0 || len(t.slots) == atOnce {
+		if t.sending[target] != nil || t.writing[target] > 0 || len(t.slots) == atOnce {
 			continue
 		}
 		patch, err := t.differs(target, w)
@@ -244,8 +244,8 @@ func (t *Teller) look(ctx context.Context, requests *sync.WaitGroup) bool {
 		case patch != nil:
 			t.slots <- struct{}{}
 			w.sent++
-			w.sending = make(chan struct{})
-			requests.Go(func() { t.send(ctx, online, target, w, patch) })
+			t.sending[target] = make(chan struct{})
+			requests.Go(func() { t.send(ctx, online, target, patch) })
 		}
 	}
 	return true
@@ -285,7 +285,7 @@ func (t *Teller) differs(target overlay.Target, w *words) ([]byte, error) {
 	return patch, err
 }
 
-func (t *Teller) send(ctx, online context.Context, target overlay.Target, w *words, patch []byte) {
+func (t *Teller) send(ctx, online context.Context, target overlay.Target, patch []byte) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(online, cancel)()
@@ -306,8 +306,8 @@ func (t *Teller) send(ctx, online context.Context, target overlay.Target, w *wor
 	default:
 		t.refused++
 	}
-	close(w.sending)
-	w.sending = nil
+	close(t.sending[target])
+	delete(t.sending, target)
 	<-t.slots
 	t.Lifted() // another may have waited for the slot
 }

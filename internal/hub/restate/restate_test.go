@@ -395,6 +395,27 @@ func TestAfterAStart(t *testing.T) {
 	})
 }
 
+// TestCutAgain: a second cut, too short to be noticed, does not keep the first from being
+// made good.
+func TestCutAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		defer s.run()()
+		s.returns()
+		time.Sleep(time.Second)
+		s.cut()
+		s.teller.LinkChanged(false)
+		time.Sleep(window + time.Second)
+		s.lost()
+		s.returns()
+		s.shows()
+		time.Sleep(window)
+		if s.count() != 3 {
+			t.Errorf("told: %v", s.patches)
+		}
+	})
+}
+
 // TestKubeletFirst: what kubelet writes itself is neither overtaken nor written over.
 func TestKubeletFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -419,6 +440,8 @@ func TestKubeletFirst(t *testing.T) {
 		done()
 		beats()
 		var wrote time.Time
+		time.Sleep(time.Second)
+		s.teller.Started() // whatever is owed or not
 		var writing sync.WaitGroup
 		writing.Go(func() { s.teller.Writes(t.Context(), thePod("a"), true)(); wrote = time.Now() })
 		time.Sleep(time.Second)
@@ -438,8 +461,8 @@ func TestKubeletFirst(t *testing.T) {
 		if n := len(s.patches[theNode]); n != 1 {
 			t.Errorf("%d patches of the Node, of which kubelet wrote a heartbeat", n)
 		}
-		if len(s.teller.writing) != 0 || len(s.teller.owed) != 0 {
-			t.Errorf("left: %v %v", s.teller.writing, s.teller.owed)
+		if len(s.teller.writing) != 0 || len(s.teller.owed) != 0 || len(s.teller.sending) != 0 {
+			t.Errorf("left: %v %v %v", s.teller.writing, s.teller.owed, s.teller.sending)
 		}
 	})
 }
