@@ -3,13 +3,19 @@ package link
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
 // apiserver is one that can be silent, refuse, or answer.
-type apiserver struct{ answer func(context.Context) error }
+type apiserver struct {
+	how atomic.Pointer[func(context.Context) error]
+}
+
+func (a *apiserver) will(answer func(context.Context) error) { a.how.Store(&answer) }
+func (a *apiserver) probe(ctx context.Context) error         { return (*a.how.Load())(ctx) }
 
 func answers(context.Context) error { return nil }
 func refuses(context.Context) error { return errors.New("connection refused") }
@@ -20,17 +26,18 @@ func silent(ctx context.Context) error {
 
 func TestMonitor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		api := &apiserver{answer: answers}
-		var changes []State
-		m := New(Options{Probe: func(ctx context.Context) error { return api.answer(ctx) }, OnChange: func(s State) { changes = append(changes, s) }})
+		api := &apiserver{}
+		api.will(answers)
+		var changes atomic.Int32
+		m := New(Options{Probe: api.probe, OnChange: func(State) { changes.Add(1) }})
 		ctx, stop := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = m.Run(ctx) }()
 		is := func(online bool, n int, why string) {
 			t.Helper()
 			synctest.Wait()
-			if s := m.State(); s.Online != online || len(changes) != n {
-				t.Fatalf("%s: %+v after %d changes, want online=%v after %d", why, s, len(changes), online, n)
+			if s := m.State(); s.Online != online || int(changes.Load()) != n {
+				t.Fatalf("%s: %+v after %d changes, want online=%v after %d", why, s, changes.Load(), online, n)
 			}
 		}
 		is(false, 0, "no session")
@@ -45,7 +52,7 @@ func TestMonitor(t *testing.T) {
 
 		// The first failed request is enough; the next probe finds it was nothing.
 		block := make(chan struct{})
-		api.answer = func(context.Context) error { <-block; return nil }
+		api.will(func(context.Context) error { <-block; return nil })
 		m.Failed(errors.New("broken pipe"))
 		is(false, 2, "a request failed")
 		if !errors.Is(context.Cause(period), ErrCut) {
@@ -54,17 +61,17 @@ func TestMonitor(t *testing.T) {
 		// What failed meanwhile is not outweighed by a probe from before.
 		m.Failed(errors.New("broken pipe"))
 		close(block)
-		api.answer = refuses
+		api.will(refuses)
 		is(false, 2, "a probe from before a failure")
-		api.answer = answers
+		api.will(answers)
 		time.Sleep(again)
 		is(true, 3, "a probe after it")
 
 		// A cut that nobody runs into.
-		api.answer = silent
+		api.will(silent)
 		time.Sleep(ProbeInterval + ProbeTimeout)
 		is(false, 4, "silence")
-		api.answer = answers
+		api.will(answers)
 		time.Sleep(ProbeTimeout + again)
 		is(true, 5, "an answer after silence")
 
@@ -84,15 +91,15 @@ func TestMonitor(t *testing.T) {
 // probe under way would make whatever takes longer than it count as a cut.
 func TestOneProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		probes := 0
-		m := New(Options{Probe: func(context.Context) error { probes++; return nil }})
+		var probes atomic.Int32
+		m := New(Options{Probe: func(context.Context) error { probes.Add(1); return nil }})
 		ctx, stop := context.WithCancel(t.Context())
 		m.Session(true)
 		done := make(chan struct{})
 		go func() { defer close(done); _ = m.Run(ctx) }()
 		synctest.Wait()
-		if !m.State().Online || probes != 1 {
-			t.Errorf("online=%v after %d probes, want one", m.State().Online, probes)
+		if !m.State().Online || probes.Load() != 1 {
+			t.Errorf("online=%v after %d probes, want one", m.State().Online, probes.Load())
 		}
 		stop()
 		<-done

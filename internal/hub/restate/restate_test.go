@@ -43,12 +43,13 @@ type site struct {
 	t      *testing.T
 	cache  *replica.Cache
 	teller *Teller
+
+	mu     sync.Mutex // guards what follows
 	online context.Context
 	cut    context.CancelFunc
 
 	renewed, since time.Time // by kubelet
 
-	mu      sync.Mutex // guards what follows
 	version replica.Version
 	cloud   map[overlay.Target]runtime.Object
 	patches map[overlay.Target][]string
@@ -56,7 +57,17 @@ type site struct {
 	answer func(context.Context, overlay.Write) (overlay.Answer, error)
 }
 
-func (s *site) Online() (context.Context, bool) { return s.online, s.online.Err() == nil }
+func (s *site) Online() (context.Context, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.online, s.online.Err() == nil
+}
+
+func (s *site) kubelet() (renewed, since time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.renewed, s.since
+}
 
 // newSite is one with its Node and the pods a and b, all of them well, whose kubelet has
 // been there for a minute.
@@ -69,7 +80,7 @@ func newSite(t *testing.T) *site {
 	s.cut()
 	s.teller = New(Options{
 		Replica: s.cache, NodeName: "n1", Online: s.Online, Send: s.send,
-		Kubelet: func() (time.Time, time.Time) { return s.renewed, s.since },
+		Kubelet: s.kubelet,
 	})
 	ready := func(c corev1.NodeConditionType, is corev1.ConditionStatus) corev1.NodeCondition {
 		return corev1.NodeCondition{Type: c, Status: is, Reason: "Kubelet", LastHeartbeatTime: metav1.Now(), LastTransitionTime: metav1.Now()}
@@ -103,6 +114,8 @@ func newSite(t *testing.T) *site {
 // shows makes the node show what the cloud has.
 func (s *site) shows() {
 	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	content := map[replica.Collection]replica.Content{nodes: {Version: s.version}, pods: {Version: s.version}}
 	order := slices.SortedFunc(maps.Keys(s.cloud), func(a, b overlay.Target) int { return bytes.Compare([]byte(a.Name), []byte(b.Name)) })
 	for _, target := range order {
@@ -194,7 +207,10 @@ func (s *site) send(ctx context.Context, w overlay.Write) (overlay.Answer, error
 }
 
 func (s *site) apply(w overlay.Write) (overlay.Answer, error) {
-	for target, o := range s.cloud {
+	s.mu.Lock()
+	cloud := maps.Clone(s.cloud)
+	s.mu.Unlock()
+	for target, o := range cloud {
 		if target.Path() != w.Path {
 			continue
 		}
@@ -242,8 +258,10 @@ func (s *site) apply(w overlay.Write) (overlay.Answer, error) {
 // returns is the link, and what of the cloud the node shows then.
 func (s *site) returns() {
 	s.t.Helper()
+	s.mu.Lock()
 	s.online, s.cut = context.WithCancel(s.t.Context())
 	s.renewed = time.Now().Add(-time.Second)
+	s.mu.Unlock()
 	s.teller.LinkChanged(true)
 }
 
@@ -264,6 +282,13 @@ func (s *site) node() []corev1.NodeCondition {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.cloud[theNode].(*corev1.Node).Status.Conditions
+}
+
+// of are the patches of one object that the apiserver has taken.
+func (s *site) of(target overlay.Target) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.patches[target])
 }
 
 // count is how many patches the apiserver has taken.
@@ -344,9 +369,9 @@ func TestNotToBeTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newSite(t)
-				defer s.run()()
 				s.lost()
 				prepare(s)
+				defer s.run()()
 				s.returns()
 				s.shows()
 				time.Sleep(2 * window)
@@ -362,7 +387,9 @@ func TestNotToBeTold(t *testing.T) {
 			defer s.run()()
 			s.lost()
 			s.returns()
+			s.mu.Lock()
 			s.renewed = time.Now().Add(-alive - time.Second)
+			s.mu.Unlock()
 			s.teller.LinkChanged(true)
 			s.shows()
 			time.Sleep(2 * window)
@@ -389,7 +416,7 @@ func TestAfterAStart(t *testing.T) {
 		s.returns()
 		s.shows()
 		time.Sleep(2 * window)
-		if len(s.patches[thePod("a")]) != 1 || len(s.patches[theNode]) != 1 || s.count() != 2 {
+		if len(s.of(thePod("a"))) != 1 || len(s.of(theNode)) != 1 || s.count() != 2 {
 			t.Errorf("told: %v", s.patches)
 		}
 	})
@@ -423,18 +450,20 @@ func TestKubeletFirst(t *testing.T) {
 		defer s.run()()
 		s.lost()
 		hold := make(chan struct{})
+		s.mu.Lock()
 		s.answer = func(_ context.Context, w overlay.Write) (overlay.Answer, error) {
 			if w.Path == thePod("a").Path() {
 				<-hold
 			}
 			return s.apply(w)
 		}
+		s.mu.Unlock()
 		s.returns()
 		done := s.teller.Writes(t.Context(), thePod("b"), true)
 		beats := s.teller.Writes(t.Context(), theNode, false)
 		s.shows()
 		time.Sleep(time.Second)
-		if n := len(s.patches[thePod("b")]) + len(s.patches[theNode]); n != 0 {
+		if n := len(s.of(thePod("b"))) + len(s.of(theNode)); n != 0 {
 			t.Errorf("%d patches while kubelet writes", n)
 		}
 		done()
@@ -455,10 +484,10 @@ func TestKubeletFirst(t *testing.T) {
 			t.Error("kubelet's write did not wait")
 		}
 		time.Sleep(window)
-		if n := len(s.patches[thePod("b")]); n != 0 {
+		if n := len(s.of(thePod("b"))); n != 0 {
 			t.Errorf("%d patches of what kubelet has written", n)
 		}
-		if n := len(s.patches[theNode]); n != 1 {
+		if n := len(s.of(theNode)); n != 1 {
 			t.Errorf("%d patches of the Node, of which kubelet wrote a heartbeat", n)
 		}
 		if len(s.teller.writing) != 0 || len(s.teller.owed) != 0 || len(s.teller.sending) != 0 {
@@ -475,12 +504,14 @@ func TestGivesWay(t *testing.T) {
 		defer s.run()()
 		s.lost()
 		n := map[string]int{}
+		s.mu.Lock()
 		s.answer = func(ctx context.Context, w overlay.Write) (overlay.Answer, error) {
 			s.mu.Lock()
 			n[w.Path]++
 			s.mu.Unlock()
 			return answer(ctx)
 		}
+		s.mu.Unlock()
 		s.returns()
 		for range 40 {
 			if again {
