@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/edgewright/terraform-provider-edge/internal/hub/codec"
+	"github.com/edgewright/terraform-provider-edge/internal/hub/restate"
 	"github.com/edgewright/terraform-provider-edge/internal/hub/wire"
 )
 
@@ -29,10 +30,6 @@ const leaseNamespace = "kube-node-lease"
 // leaseRenewal is how often the hub renews the lease upstream while kubelet
 // renews it here: kubelet's own interval, a quarter of 40 s.
 const leaseRenewal = 10 * time.Second
-
-// leasePause is after what pause kubelet counts as having been away: its lease has run
-// out (pkg/kubelet/apis/config, nodeLeaseDurationSeconds).
-const leasePause = 40 * time.Second
 
 var leases = schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}
 
@@ -109,7 +106,7 @@ func (l *lease) put(object *coordinationv1.Lease, now time.Time) *coordinationv1
 	if l.object == nil {
 		l.renewNow()
 	}
-	if l.steady.IsZero() || now.Sub(l.renewed) > leasePause {
+	if l.steady.IsZero() || now.Sub(l.renewed) > restate.LeaseDuration {
 		l.steady = now
 	}
 	l.object, l.renewed = object, now

@@ -217,10 +217,10 @@ func (l *local) probe(ctx context.Context) error {
 func (x *exchange) answer() {
 	l := x.hub.local
 	x.ownOnly()
-	defer x.states()()
 	if x.answerLease() || x.answerOperatorAccess() || x.fromReplica(false) || x.answerBundle() {
 		return
 	}
+	defer x.states()()
 	var cause error
 	if online, ok := l.link.Online(); ok {
 		if cause = x.settle(online); cause == nil {

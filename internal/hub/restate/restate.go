@@ -20,9 +20,9 @@ const (
 	// the period in which it compares the API's status with its own
 	// (pkg/kubelet/status/status_manager.go, syncPeriod).
 	agreed = 30 * time.Second
-	// alive is how long ago kubelet may have renewed its lease: its duration
-	// (pkg/kubelet/apis/config, nodeLeaseDurationSeconds).
-	alive = 40 * time.Second
+	// LeaseDuration is how long kubelet counts as being there after it has renewed its
+	// lease (pkg/kubelet/apis/config, nodeLeaseDurationSeconds).
+	LeaseDuration = 40 * time.Second
 	// window is how long the apiserver's objects are looked at: kubelet has then
 	// compared them itself.
 	window = 15 * time.Second
@@ -76,7 +76,8 @@ type Teller struct {
 
 // words are kubelet's last of an object.
 type words struct {
-	said *replica.Object
+	collection replica.Collection
+	said       *replica.Object
 	// looked is the version of the apiserver's that was compared last.
 	looked replica.Version
 	sent   int
@@ -109,7 +110,7 @@ func (t *Teller) LinkChanged(online bool) {
 	}
 	renewed, since := t.options.Kubelet()
 	switch {
-	case now.Sub(renewed) > alive:
+	case now.Sub(renewed) > LeaseDuration:
 		clear(t.owed)
 	case now.Sub(t.cut) < agreed:
 		// Too short for anybody to have noticed. What was owed before still is.
@@ -119,11 +120,13 @@ func (t *Teller) LinkChanged(online bool) {
 	}
 	clear(t.spoke)
 	t.until = now.Add(window)
-	t.Lifted()
+	t.rouse()
 }
 
 // Lifted tells that the replica shows the apiserver's objects. It does not block.
-func (t *Teller) Lifted() {
+func (t *Teller) Lifted() { t.rouse() }
+
+func (t *Teller) rouse() {
 	select {
 	case t.wake <- struct{}{}:
 	default:
@@ -157,7 +160,7 @@ func (t *Teller) listen(all bool) {
 		for _, o := range snapshot.Objects {
 			target := overlay.Target{Resource: q.Resource, Namespace: o.Namespace, Name: o.Name}
 			if (q.Name == "" || q.Name == o.Name) && t.writing[target] == 0 && (all || t.spoke[target]) {
-				t.owed[target] = &words{said: o}
+				t.owed[target] = &words{collection: collection, said: o}
 			}
 		}
 	}
@@ -254,12 +257,7 @@ func (t *Teller) look(ctx context.Context, requests *sync.WaitGroup) bool {
 // differs returns the patch that makes the apiserver's object as kubelet says; nil: none
 // is needed now. It forgets what kubelet's words are no longer of. The caller holds mu.
 func (t *Teller) differs(target overlay.Target, w *words) ([]byte, error) {
-	query := replica.Query{Resource: target.Resource, Name: t.options.NodeName}
-	if target.Resource.Resource == "pods" {
-		query.Name, query.Node = "", t.options.NodeName
-	}
-	collection, _ := t.options.Replica.Cover(query)
-	now, _, err := t.options.Replica.Get(collection, target.Namespace, target.Name)
+	now, _, err := t.options.Replica.Get(w.collection, target.Namespace, target.Name)
 	switch {
 	case err != nil:
 		return nil, err
@@ -309,5 +307,5 @@ func (t *Teller) send(ctx, online context.Context, target overlay.Target, patch 
 	close(t.sending[target])
 	delete(t.sending, target)
 	<-t.slots
-	t.Lifted() // another may have waited for the slot
+	t.rouse() // another may have waited for the slot
 }

@@ -388,7 +388,7 @@ func TestNotToBeTold(t *testing.T) {
 			s.lost()
 			s.returns()
 			s.mu.Lock()
-			s.renewed = time.Now().Add(-alive - time.Second)
+			s.renewed = time.Now().Add(-LeaseDuration - time.Second)
 			s.mu.Unlock()
 			s.teller.LinkChanged(true)
 			s.shows()
