@@ -371,6 +371,8 @@ func TestFollowersBesideApiserver(t *testing.T) {
 	b.agree("at first", all)
 	b.stir(10)
 	b.agree("after changes", all)
+	b.fillPages()
+	b.agree("with more than a page", all)
 	b.pages()
 	old, err := b.admin.CoreV1().Services("").List(ctx, metav1.ListOptions{})
 	if err != nil {
@@ -447,12 +449,39 @@ func (b *beside) compact() {
 	}
 }
 
+// fillPages makes more than a page of services, slices and namespaces that everybody
+// lists and that no change of stir takes away.
+func (b *beside) fillPages() {
+	t, ctx := b.t, b.t.Context()
+	t.Helper()
+	for i := range pageSize + 1 {
+		named := metav1.ObjectMeta{Name: fmt.Sprint("page", i)}
+		_, err := b.admin.CoreV1().Services("default").Create(ctx, &corev1.Service{
+			ObjectMeta: named, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}},
+		}, metav1.CreateOptions{})
+		if err == nil {
+			_, err = b.admin.DiscoveryV1().EndpointSlices("default").Create(ctx, &discoveryv1.EndpointSlice{
+				ObjectMeta: named, AddressType: discoveryv1.AddressTypeIPv4, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{"10.0.0.1"}}},
+			}, metav1.CreateOptions{})
+		}
+		if err == nil {
+			_, err = b.admin.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: named}, metav1.CreateOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// pageSize is that of the lists of pages.
+const pageSize = 3
+
 // pages: lists in pages hold the same as the apiserver's, of all that is followed, in
 // both encodings.
 func (b *beside) pages() {
 	t := b.t
 	t.Helper()
-	paged := 0 // lists of more than one page
+	paged := map[string]bool{} // resources of which there is more than a page
 	for _, f := range followed {
 		for _, media := range []string{wire.MediaJSON, wire.MediaProtobuf} {
 			theirs, err := kubernetes.NewForConfig(b.direct(media))
@@ -466,14 +495,17 @@ func (b *beside) pages() {
 					pages++
 					return f.listWatch(client).ListWithContext(ctx, o)
 				})
-				p.PageSize = 3
+				p.PageSize = pageSize
 				var items []any
 				if err := p.EachListItem(t.Context(), metav1.ListOptions{}, func(o runtime.Object) error { items = append(items, o); return nil }); err != nil {
 					t.Errorf("%s, %s: %v", f, media, err)
 				}
 				all[i] = held(t, items)
+				if least := (len(items) + pageSize - 1) / pageSize; pages < least { // more where a selector leaves a page short
+					t.Errorf("%s, %s: %d items in %d pages of %d", f, media, len(items), pages, pageSize)
+				}
 				if pages > 1 && i == 0 {
-					paged++
+					paged[f.resource] = true
 				}
 			}
 			if d := cmp.Diff(all[1], all[0]); d != "" {
@@ -481,8 +513,10 @@ func (b *beside) pages() {
 			}
 		}
 	}
-	if paged < 6 {
-		t.Errorf("%d lists had more than one page", paged)
+	for _, resource := range []string{"services", "endpointslices", "namespaces"} {
+		if !paged[resource] {
+			t.Errorf("no list of %s had more than one page", resource)
+		}
 	}
 }
 
