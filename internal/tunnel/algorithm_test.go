@@ -9,6 +9,14 @@ import (
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/quichook"
 )
 
+// fakeConnection notes what its algorithm asks.
+type fakeConnection struct {
+	sizes []int64 // that packets were set back to
+}
+
+func (c *fakeConnection) Restart(size int64)        { c.sizes = append(c.sizes, size) }
+func (c *fakeConnection) Acknowledge(time.Duration) {}
+
 // What is known of a path outlives a migration, with which quic-go asks for an
 // algorithm anew, and a change of this machine's own way out, of which it knows
 // nothing.
@@ -16,9 +24,8 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	var window, packets, bytes atomic.Uint64
 	s := &quicSession{}
 	a := &s.algorithm
-	var sizes []int64 // that packets were set back to
-	restart := func(size int64) { sizes = append(sizes, size) }
-	a.begin(quichook.Counters{Window: &window, LostPackets: &packets, LostBytes: &bytes}, restart)
+	conn := &fakeConnection{}
+	a.begin(quichook.Counters{Window: &window, LostPackets: &packets, LostBytes: &bytes}, conn)
 	if window.Load() != uint64(a.c.Window()) {
 		t.Fatalf("statistics have a window of %d, the algorithm %d", window.Load(), a.c.Window())
 	}
@@ -53,7 +60,7 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	send()
 	// quic-go takes all for lost without a word, and asks anew.
 	inFlight = 0
-	if got := a.begin(a.n, restart); got != a {
+	if got := a.begin(a.n, conn); got != a {
 		t.Fatal("another algorithm")
 	}
 	if got := a.c.Stats(); got.Rate != known.Rate {
@@ -81,8 +88,8 @@ func TestAlgorithmAcrossPaths(t *testing.T) {
 	if n := number - first; n == 0 || n > 40 {
 		t.Errorf("%d packets on a new path with %d bytes under way on the old one", n, full)
 	}
-	if !slices.Equal(sizes, []int64{packetSize}) {
-		t.Errorf("packets were set back to %d, want once to %d, with the machine's own move", sizes, packetSize)
+	if !slices.Equal(conn.sizes, []int64{packetSize}) {
+		t.Errorf("packets were set back to %d, want once to %d, with the machine's own move", conn.sizes, packetSize)
 	}
 	a.OnCongestionEvent(first-1, size, inFlight)
 	if packets.Load() != 1 || bytes.Load() != size {
@@ -114,26 +121,26 @@ func TestAlgorithmInBlackHole(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var n [3]atomic.Uint64
-			var sizes []int64
+			conn := &fakeConnection{}
 			a := &algorithm{}
-			a.begin(quichook.Counters{Window: &n[0], LostPackets: &n[1], LostBytes: &n[2]}, func(size int64) { sizes = append(sizes, size) })
+			a.begin(quichook.Counters{Window: &n[0], LostPackets: &n[1], LostBytes: &n[2]}, conn)
 			a.SetMaxDatagramSize(1400)
 			for number := range int64(10) {
 				a.OnPacketSent(int64(time.Minute), (number+1)*1400, number, 1400, true)
 			}
-			if a.CanSend(10 * 1400); len(sizes) > 0 {
+			if a.CanSend(10 * 1400); len(conn.sizes) > 0 {
 				t.Fatal("a hole before there is one")
 			}
 			tc.hole(a, 10)
 			can := a.CanSend(1 << 30)
-			if len(sizes) == 0 || sizes[0] != packetSize || a.hole.size != packetSize {
-				t.Errorf("packets were set back to %d, want %d", sizes, packetSize)
+			if len(conn.sizes) == 0 || conn.sizes[0] != packetSize || a.hole.size != packetSize {
+				t.Errorf("packets were set back to %d, want %d", conn.sizes, packetSize)
 			}
 			if !can {
 				t.Error("what is in the hole keeps from sending")
 			}
-			told := len(sizes)
-			if a.CanSend(1 << 30); len(sizes) != told {
+			told := len(conn.sizes)
+			if a.CanSend(1 << 30); len(conn.sizes) != told {
 				t.Error("packets are set back again and again")
 			}
 		})

@@ -74,15 +74,20 @@ type algorithm struct {
 	keeper atomic.Pointer[keeper] // nil: nobody keeps what happens; see Keep
 
 	// By the goroutine that runs the connection:
-	c       *congestion.Controller // nil: not begun
-	n       quichook.Counters
-	restart quichook.Restart
-	hole    blackHole
+	c    *congestion.Controller // nil: not begun
+	n    quichook.Counters
+	conn quichook.Connection
+	hole blackHole
 }
 
+// promptEvery is within which only one packet is acknowledged at once: a sign of life
+// that comes alone is, at both ends without a second wake-up; of what comes in numbers
+// every second one is acknowledged, as quic-go does it.
+const promptEvery = time.Second
+
 // begin is for quichook.Install.
-func (a *algorithm) begin(n quichook.Counters, restart quichook.Restart) quichook.Algorithm {
-	a.n, a.restart = n, restart
+func (a *algorithm) begin(n quichook.Counters, conn quichook.Connection) quichook.Algorithm {
+	a.n, a.conn = n, conn
 	if a.c == nil {
 		a.c = congestion.New(packetSize)
 	} else {
@@ -105,6 +110,7 @@ func (a *algorithm) CanSend(inFlight int64) bool {
 		a.c.Moved(inFlight)
 		a.publish()
 	}
+	a.conn.Acknowledge(promptEvery)
 	return a.c.CanSend(inFlight) || a.nudges.Load() > 0
 }
 
@@ -114,7 +120,7 @@ func (a *algorithm) shrink() {
 	if a.hole.found() {
 		a.keeper.Load().tell(EventBlackHole, "packets of %d bytes are lost", a.hole.least)
 	}
-	a.restart(packetSize)
+	a.conn.Restart(packetSize)
 	a.SetMaxDatagramSize(packetSize)
 }
 

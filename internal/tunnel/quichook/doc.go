@@ -21,7 +21,10 @@
 //
 // The algorithm can have the size of packets set back (Restart), which quic-go does
 // on a new path only: where large packets stop arriving on the one it has, it would
-// send them until the connection ends. It is told of probe timeouts too.
+// send them until the connection ends. It can have what was received acknowledged at
+// once (Acknowledge): quic-go waits 25 ms for more, and in a process of ten thousand
+// connections over each of which a packet goes now and then, waking twice for each
+// packet is half of all its work. It is told of probe timeouts too.
 //
 // Since it holds the only recorder that quic-go takes, it hands events on to who
 // wants them (Record), and gives the connection its recorder back meanwhile. No ring

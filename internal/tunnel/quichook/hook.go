@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/quic-go/quic-go"
@@ -57,18 +58,25 @@ type Hook struct {
 	j *job
 }
 
-// Restart makes a connection's packets no larger than size, in bytes of UDP
-// payload, and looks from there for larger ones that arrive, as quic-go does on a
-// new path. By itself it never makes them smaller on the one that it has (its issue
-// 3955). It may be called only by the Algorithm that it was given to, from within
-// one of its methods.
-type Restart func(size int64)
+// Connection is what an Algorithm may ask of its connection, from within one of its
+// own methods only.
+type Connection interface {
+	// Restart makes the packets no larger than size, in bytes of UDP payload, and
+	// looks from there for larger ones that arrive, as quic-go does on a new path. By
+	// itself it never makes them smaller on the one that it has (its issue 3955).
+	Restart(size int64)
+	// Acknowledge makes the connection acknowledge what it has received with what it
+	// sends next, if it would wait for more (RFC 9000 section 13.2.1, MaxAckDelay: 25 ms)
+	// and did not do this within every. For a connection that carries little the wait
+	// is for nothing, and waking for its end costs as much as the packet did.
+	Acknowledge(every time.Duration)
+}
 
 // Install gives c what algorithm returns: one at once, and another after each
 // migration to a new path. It returns at once; see Installed.
 //
 // An error means that c keeps quic-go's own controller.
-func Install(c *quic.Conn, algorithm func(Counters, Restart) Algorithm) (*Hook, error) {
+func Install(c *quic.Conn, algorithm func(Counters, Connection) Algorithm) (*Hook, error) {
 	l, err := layoutOf(c)
 	if err != nil {
 		return nil, err
@@ -133,12 +141,13 @@ func (t *target) record(e qlogwriter.Event) {
 type job struct {
 	conn      *quic.Conn
 	layout    *layout
-	algorithm func(Counters, Restart) Algorithm
+	algorithm func(Counters, Connection) Algorithm
 	done      chan struct{}
 	handler   unsafe.Pointer // the connection's sent packet handler; nil: not installed yet
 	current   unsafe.Pointer // our algorithm, the data word of its interface
 	attached  bool           // the connection has its recorder again
 	largest   int64          // bytes of a packet that both ends could take
+	hurried   int64          // the alarm, of quic-go's clock, that Acknowledge has brought forward last
 	// outside is held for reading by who makes quic-go look at the connection's
 	// recorder on another goroutine, and for writing while it changes.
 	outside sync.RWMutex
@@ -241,7 +250,7 @@ func (j *job) install() {
 		Window:      at[atomic.Uint64](stats, l.window),
 		LostPackets: at[atomic.Uint64](stats, l.lostPackets),
 		LostBytes:   at[atomic.Uint64](stats, l.lostBytes),
-	}, j.restart)
+	}, j)
 	*at[Algorithm](j.handler, l.congestion) = a
 	j.current = dataWord(at[any](j.handler, l.congestion))
 	if f := j.finder(); f != nil {
@@ -257,10 +266,11 @@ func (j *job) finder() unsafe.Pointer {
 // invalidSize is quic-go's protocol.InvalidByteCount. A test fails if it is not.
 const invalidSize = -1
 
-// restart is mtuFinder.Reset of quic-go, and what goes with it on a new path. A
-// probe that is on its way counts for nothing any more. When the last was sent stays,
-// so that a connection that looks for no larger packets does not begin to.
-func (j *job) restart(size int64) {
+// Restart implements Connection. It is quic-go's mtuFinder.Reset, and what goes with
+// it on a new path. A probe that is on its way counts for nothing any more. When the
+// last was sent stays, so that a connection that looks for no larger packets does not
+// begin to.
+func (j *job) Restart(size int64) {
 	f := j.finder()
 	if f == nil {
 		return
@@ -279,6 +289,21 @@ func (j *job) restart(size int64) {
 	*at[int64](f, l.inFlight) = invalidSize
 	*at[bool](f, l.lastLost) = false
 	*at[uint8](f, l.generation)++
+}
+
+// maxAckDelay is quic-go's protocol.MaxAckDelay. A test fails if it is not.
+const maxAckDelay = 25 * time.Millisecond
+
+// Acknowledge implements Connection. The alarm is when an acknowledgement is due, as
+// long after what was received last as quic-go waits; 0: none is. It may lie in the
+// past, which is when that was received.
+func (j *job) Acknowledge(every time.Duration) {
+	alarm := at[int64](unsafe.Pointer(j.conn), j.layout.connAlarm)
+	if *alarm == 0 || j.hurried != 0 && time.Duration(*alarm-j.hurried) < every {
+		return
+	}
+	j.hurried = *alarm
+	*alarm -= int64(maxAckDelay)
 }
 
 func at[T any](p unsafe.Pointer, offset uintptr) *T { return (*T)(unsafe.Add(p, offset)) }

@@ -6,12 +6,16 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/qlog"
 	"github.com/quic-go/quic-go/qlogwriter"
 
 	"github.com/edgewright/terraform-provider-edge/internal/tunnel/quichook"
@@ -24,14 +28,18 @@ type fixed struct {
 	sent, acked, lost, size, timeouts atomic.Int64
 	largest                           atomic.Int64 // bytes of a packet that was acknowledged
 	want                              atomic.Int64 // size to restart with, once; 0: not
-	restart                           quichook.Restart
+	hurry                             atomic.Int64 // nanoseconds: every of Acknowledge; 0: it is not called
+	conn                              quichook.Connection
 }
 
 func (f *fixed) CanSend(inFlight int64) bool {
 	if size := f.want.Swap(0); size > 0 {
-		f.restart(size)
+		f.conn.Restart(size)
 		f.size.Store(size)
 		f.largest.Store(0)
+	}
+	if every := f.hurry.Load(); every > 0 {
+		f.conn.Acknowledge(time.Duration(every))
 	}
 	return inFlight < f.window
 }
@@ -61,8 +69,8 @@ type end struct {
 
 func (e *end) install(t *testing.T) <-chan struct{} {
 	t.Helper()
-	hook, err := quichook.Install(e.conn, func(n quichook.Counters, restart quichook.Restart) quichook.Algorithm {
-		f := &fixed{window: 123_456, restart: restart}
+	hook, err := quichook.Install(e.conn, func(n quichook.Counters, conn quichook.Connection) quichook.Algorithm {
+		f := &fixed{window: 123_456, conn: conn}
 		n.Window.Store(uint64(f.window))
 		e.made <- f
 		return f
@@ -103,8 +111,13 @@ func connect(t *testing.T, conf *quic.Config) (client, server *end) {
 // connectOn does so with the client's socket.
 func connectOn(t *testing.T, pc net.PacketConn, conf *quic.Config) (client, server *end) {
 	t.Helper()
+	return connectOver(t, transport(t, pc), socket(t), conf)
+}
+
+// connectOver does so with both ends' sockets.
+func connectOver(t *testing.T, ct, st *quic.Transport, conf *quic.Config) (client, server *end) {
+	t.Helper()
 	ca := tunneltest.NewCA(t)
-	st, ct := socket(t), transport(t, pc)
 	ln, err := st.Listen(&tls.Config{NextProtos: []string{"x"}, Certificates: []tls.Certificate{*ca.Gateway(t, "server")}}, conf)
 	if err != nil {
 		t.Fatal(err)
@@ -295,6 +308,80 @@ func TestProbeTimeouts(t *testing.T) {
 		case <-time.After(10 * time.Millisecond): // a poll
 		}
 	}
+}
+
+// heard keeps how long the other end has waited with its acknowledgements.
+type heard struct{ delays chan time.Duration }
+
+func (h *heard) Close() error { return nil }
+func (h *heard) RecordEvent(e qlogwriter.Event) {
+	p, ok := e.(qlog.PacketReceived)
+	if !ok {
+		return
+	}
+	for _, f := range p.Frames {
+		if ack, ok := f.Frame.(*qlog.AckFrame); ok {
+			h.delays <- ack.DelayTime
+		}
+	}
+}
+
+// What has come alone is acknowledged at once, and what comes soon after it as quic-go
+// does by itself, after 25 ms.
+func TestAcknowledge(t *testing.T) {
+	const delay = 25 * time.Millisecond // quic-go's MaxAckDelay
+	synctest.Test(t, func(t *testing.T) {
+		n := tunneltest.NewNetwork(t, 5*time.Millisecond)
+		client, server := connectOver(t, transport(t, n.Listen(netip.MustParseAddrPort("10.0.0.2:1"))),
+			transport(t, n.Listen(netip.MustParseAddrPort("10.0.0.1:1"))), &quic.Config{Tracer: quichook.Tracer, DisablePathMTUDiscovery: true})
+		ci, si := client.install(t), server.install(t)
+		transfer(t, client.conn, server.conn, 1<<10)
+		<-ci
+		<-si
+		f := <-server.made
+		h := &heard{delays: make(chan time.Duration, 100)}
+		stop, err := client.hook.Record(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stop()
+		st, err := client.conn.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		// each sends a packet every second, and returns how long their acknowledgements
+		// took to be sent.
+		each := func(packets int) (delays []time.Duration) {
+			t.Helper()
+			for range packets {
+				if _, err := st.Write([]byte("x")); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Second)
+				synctest.Wait()
+			}
+			for len(h.delays) > 0 {
+				delays = append(delays, <-h.delays)
+			}
+			return delays
+		}
+		each(2) // with the first of them events begin to come
+		for _, step := range []struct {
+			name  string
+			every time.Duration // 0: it is not asked for
+			want  []time.Duration
+		}{
+			{"quic-go by itself", 0, []time.Duration{delay, delay}},
+			{"at once", time.Second / 2, []time.Duration{0, 0}},
+			{"at once, and then not within so long", 1500 * time.Millisecond, []time.Duration{delay, 0, delay, 0}},
+			{"by itself again", 0, []time.Duration{delay, delay}},
+		} {
+			f.hurry.Store(int64(step.every))
+			if got := each(len(step.want)); !slices.Equal(got, step.want) {
+				t.Errorf("%s: %v, want %v", step.name, got, step.want)
+			}
+		}
+	})
 }
 
 func TestNoTracer(t *testing.T) {

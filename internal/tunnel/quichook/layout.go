@@ -16,6 +16,7 @@ import (
 type layout struct {
 	connRecorder, connHandler      uintptr // in quic.Conn
 	connFinder, connPayload        uintptr // in quic.Conn
+	connAlarm                      uintptr // in quic.Conn
 	congestion, stats              uintptr // in the sent packet handler
 	window, lostPackets, lostBytes uintptr // in the statistics
 	finder                         finderLayout
@@ -51,12 +52,34 @@ var connLayout = sync.OnceValues(func() (*layout, error) {
 	if l.connPayload, err = field(conn, "maxPayloadSizeEstimate", is(reflect.TypeFor[atomic.Uint32]())); err != nil {
 		return nil, err
 	}
+	if l.connAlarm, err = alarm(conn); err != nil {
+		return nil, err
+	}
 	finderField, _ := conn.FieldByName("mtuDiscoverer")
 	if l.finder, err = readFinder(finderField.Type.Elem()); err != nil {
 		return nil, err
 	}
 	return l, nil
 })
+
+// alarm returns where in a connection it is kept when the next acknowledgement is due:
+// in a struct of a struct that it holds.
+func alarm(conn reflect.Type) (uintptr, error) {
+	isStruct := func(t reflect.Type) bool { return t.Kind() == reflect.Struct }
+	var offset uintptr
+	t := conn
+	for _, name := range []string{"receivedPacketHandler", "appDataPackets"} {
+		o, err := field(t, name, isStruct)
+		if err != nil {
+			return 0, err
+		}
+		offset += o
+		f, _ := t.FieldByName(name)
+		t = f.Type
+	}
+	o, err := field(t, "ackAlarm", func(t reflect.Type) bool { return t.Kind() == reflect.Int64 })
+	return offset + o, err
+}
 
 // finderFields are all that quic-go's mtuFinder has. To begin anew is to set what its
 // Reset sets; one more field could be one more thing to set.

@@ -72,6 +72,47 @@ func TestLayoutIsChecked(t *testing.T) {
 	}
 }
 
+// When an acknowledgement is due is written only where it was found.
+func TestAlarmIsChecked(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		conn any
+		want string // in the error; empty: accepted
+	}{
+		{"as expected", struct {
+			other                 int
+			receivedPacketHandler struct {
+				other          any
+				appDataPackets struct {
+					stats
+					ackQueued bool
+					ackAlarm  moment
+				}
+			}
+		}{}, ""},
+		{"renamed", struct{ received struct{} }{}, "no field receivedPacketHandler"},
+		{"a pointer in place of the struct", struct {
+			receivedPacketHandler struct{ appDataPackets *struct{ ackAlarm moment } }
+		}{}, "another type"},
+		{"no alarm", struct {
+			receivedPacketHandler struct{ appDataPackets struct{ alarm moment } }
+		}{}, "no field ackAlarm"},
+		{"another clock", struct {
+			receivedPacketHandler struct{ appDataPackets struct{ ackAlarm float64 } }
+		}{}, "another type"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			offset, err := alarm(reflect.TypeOf(tc.conn))
+			switch {
+			case tc.want == "" && (err != nil || offset == 0):
+				t.Errorf("%d, %v", offset, err)
+			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+}
+
 type size int64
 
 // What finds the path's MTU is written to only if it is what it was.
