@@ -67,6 +67,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Clock tells the time for records and logs; nil: time.Now.
 	Clock func() time.Time
+	// ProcessorTime is how much of it this process has used so far; 0: not known. By it
+	// the gateway knows how many nodes can return at once. Nil: as the system says.
+	ProcessorTime func() time.Duration
 }
 
 // Enroller takes a device into the cluster. A refusal is in the response.
@@ -122,6 +125,9 @@ func (c *Config) fill() error {
 	}
 	if c.Clock == nil {
 		c.Clock = time.Now
+	}
+	if c.ProcessorTime == nil {
+		c.ProcessorTime = processorTime
 	}
 	if c.OnSession == nil {
 		c.OnSession = func(string, bool, time.Time) {}

@@ -52,6 +52,7 @@ type Gateway struct {
 	handshakes *rate.Limiter // without address validation
 	accepted   *rate.Limiter // all
 	underWay   underWay      // over QUIC
+	pace       *pace         // of nodes that return
 	events     *eventQueue
 	metrics    *metrics
 	budget     *tunnel.Budget    // of receive windows
@@ -95,6 +96,7 @@ func New(cfg Config) (*Gateway, error) {
 		stalled:    tunnel.NewStallPool(stallBudget),
 		accepted:   rate.NewLimiter(maxHandshakeRate, maxHandshakeRate),
 		metrics:    newMetrics(),
+		pace:       newPace(cfg.ProcessorTime),
 		current:    map[string]*session{},
 		all:        map[*session]struct{}{},
 		superseded: map[string][]*session{},

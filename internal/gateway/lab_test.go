@@ -63,6 +63,7 @@ func inLab(t *testing.T, change func(l *lab, c *gateway.Config), f func(t *testi
 			Certificate: tunneltest.Source(cert), ClientCAs: l.ca.Pool, Authorize: l.authorize,
 			DialAPIServer: func(context.Context) (net.Conn, error) { return l.api.Dial() },
 			Routes:        l.routes,
+			ProcessorTime: func() time.Duration { return 0 }, // it does not go with the lab's clock
 			OnSession: func(node string, connected bool, _ time.Time) {
 				l.events <- fmt.Sprintf("%s %v", node, connected)
 			},

@@ -42,17 +42,12 @@ const (
 	maxTurned = 4096
 	// manyUnderWay are a reason to make addresses prove themselves: made-up ones
 	// would not get further and take the places of others. It is more than there are
-	// where nodes return at returnRate and each takes nearly half a second: a Retry is
+	// where nodes return at mostReturns and each takes nearly half a second: a Retry is
 	// more work, for both ends, where there is already much.
 	manyUnderWay = 200
 	// stallBudget is what connections that nobody reads may make the process
 	// hold, whichever nodes they are of.
 	stallBudget = 512 << 20
-	// returnRate is how many nodes a second are to return when this gateway is
-	// lost; see tunnel.Spread. With what a core can do (maxHandshakeRate)
-	// there is as much again for those that must come twice; and ten thousand, who
-	// take up to six seconds to notice, are back in thirty.
-	returnRate = 420
 	// leastSpread is what agents do by themselves: less need not be asked for.
 	leastSpread = 500 * time.Millisecond
 	// sessionRate and sessionBurst bound the sessions of one node: two processes
@@ -69,7 +64,7 @@ const (
 func (g *Gateway) spread() time.Duration {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return time.Duration(len(g.all)) * time.Second / returnRate
+	return time.Duration(float64(len(g.all)) / g.pace.returns() * float64(time.Second))
 }
 
 // underWay counts QUIC handshakes that have begun and may still be finished.

@@ -101,6 +101,7 @@ func (g *Gateway) admit(ctx context.Context, sess tunnel.Session, chain []*x509.
 	if err := g.documents(s); err != nil {
 		log.Debug("signed documents not sent", "error", err) // the control loop sees why
 	}
+	g.pace.done(g.cfg.Clock())
 	how := "new"
 	if old != nil {
 		how = "superseding"
