@@ -63,6 +63,9 @@ func TestDialWhileNodeMoves(t *testing.T) {
 					t.Errorf("the next dial waited %s", took)
 				}
 				time.Sleep(returnGrace)
+				synctest.Wait()
+				g.mu.Lock()
+				defer g.mu.Unlock()
 				if len(g.departed) > 0 {
 					t.Errorf("remembered after the grace: %v", g.departed)
 				}
