@@ -33,6 +33,18 @@ type wider interface {
 
 type stats struct{ CongestionWindow, BytesLost, PacketsLost atomic.Uint64 }
 
+// checkRead checks what was read of a layout, and whether that found what is there;
+// want is in the error, and empty where there is to be none.
+func checkRead(t *testing.T, read any, found bool, err error, want string) {
+	t.Helper()
+	switch {
+	case want == "" && (err != nil || !found):
+		t.Errorf("%+v, %v", read, err)
+	case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+		t.Errorf("error: %v", err)
+	}
+}
+
 // What is not as it was written down is refused, not guessed at.
 func TestLayoutIsChecked(t *testing.T) {
 	for _, tc := range []struct {
@@ -62,12 +74,7 @@ func TestLayoutIsChecked(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l, err := readHandler(layout{}, reflect.TypeOf(tc.handler))
-			switch {
-			case tc.want == "" && (err != nil || l.congestion == 0 || l.stats == 0):
-				t.Errorf("%+v, %v", l, err)
-			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
-				t.Errorf("error: %v", err)
-			}
+			checkRead(t, l, l != nil && l.congestion != 0 && l.stats != 0, err, tc.want)
 		})
 	}
 }
@@ -103,12 +110,7 @@ func TestAlarmIsChecked(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			offset, err := alarm(reflect.TypeOf(tc.conn))
-			switch {
-			case tc.want == "" && (err != nil || offset == 0):
-				t.Errorf("%d, %v", offset, err)
-			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
-				t.Errorf("error: %v", err)
-			}
+			checkRead(t, offset, offset != 0, err, tc.want)
 		})
 	}
 }
@@ -166,12 +168,7 @@ func TestFinderLayoutIsChecked(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l, err := readFinder(reflect.TypeOf(tc.finder))
-			switch {
-			case tc.want == "" && (err != nil || l.min == 0 || l.losses != 3):
-				t.Errorf("%+v, %v", l, err)
-			case tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)):
-				t.Errorf("error: %v", err)
-			}
+			checkRead(t, l, l.min != 0 && l.losses == 3, err, tc.want)
 		})
 	}
 }
