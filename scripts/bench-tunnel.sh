@@ -2,7 +2,7 @@
 # Measures the tunnel beside its peers, built once from their modules into the
 # cache. Needs root, namespaces and TUN. Arguments are passed on:
 #   bench-tunnel.sh [-quick] [-full] [-seeds 5] [-only newstream,bulk,stalled,lan,crowd] [-line text] [-subject text]
-# With five seeds it takes some eighteen minutes; -quick, some four.
+# With five seeds it takes some twenty-five minutes; -quick, some four.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$root"

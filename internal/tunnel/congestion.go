@@ -101,10 +101,16 @@ func (a *algorithm) begin(n quichook.Counters, conn quichook.Connection) quichoo
 	return a
 }
 
-func (a *algorithm) publish() { a.n.Window.Store(uint64(a.c.Window())) }
+func (a *algorithm) publish() {
+	if w := uint64(a.c.Window()); w != a.n.Window.Load() {
+		a.n.Window.Store(w)
+	}
+}
 
 func (a *algorithm) CanSend(inFlight int64) bool {
-	if a.moved.CompareAndSwap(true, false) || a.hole.found() {
+	// Looked at first: this is asked for each packet, and to swap waits for the bytes of
+	// the one before to leave the processor.
+	if a.moved.Load() && a.moved.CompareAndSwap(true, false) || a.hole.found() {
 		// As on a migration, but that what is on the way may still arrive.
 		a.shrink()
 		a.c.Moved(inFlight)

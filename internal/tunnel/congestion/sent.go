@@ -59,6 +59,9 @@ func (f *flights) add(p flight) {
 // take removes a packet; ok is false if it is not known.
 func (f *flights) take(number int64) (p flight, ok bool) {
 	low, high := 0, f.count
+	if f.count > 0 && f.at(0).number == number {
+		high = 0 // as nearly always: they arrive in the order in which they were sent
+	}
 	for low < high {
 		mid := (low + high) / 2
 		if f.at(mid).number < number {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/edgewright/terraform-provider-edge/internal/bench"
@@ -19,13 +20,15 @@ type lanResult struct {
 }
 
 // measureLAN is one stream over a veth pair at 1 Gbit/s, no emulator. Target and
-// client share the machine with the tunnel, so that subjects take turns.
+// client share the machine with the tunnel, so that subjects take turns. Ours is judged
+// over QUIC and, as a pool of such a site may have it, over TCP.
 func measureLAN(ctx context.Context, w *world) ([]bench.Row, error) {
 	alone := *w
 	alone.parallel = 1
-	subjects := []subject{ours("ours", tunnel.CongestionTolerant)}
-	subjects = append(subjects, w.konnectivities()...)
-	subjects = append(subjects, oursOverTCP())
+	peers := w.konnectivities()
+	overQUIC := append([]subject{ours("ours", tunnel.CongestionTolerant), bare()}, peers...)
+	overTCP := append([]subject{oursOverTCP()}, peers...)
+	subjects := append(slices.Clone(overQUIC), overTCP[0])
 	l := line{name: "LAN, veth at 1 Gbit/s", cable: 1000}
 	got, err := each(ctx, &alone, subjects, l, func(ctx context.Context, b *bed, dial dialer) (r lanResult, err error) {
 		var before, after [2]time.Duration
@@ -49,16 +52,27 @@ func measureLAN(ctx context.Context, w *world) ([]bench.Row, error) {
 	if err != nil {
 		return nil, err
 	}
-	rate, cloud, edge := make([]bench.Sample, len(subjects)), make([]bench.Sample, len(subjects)), make([]bench.Sample, len(subjects))
-	for i := range got {
-		for _, r := range got[i] {
-			rate[i], cloud[i], edge[i] = append(rate[i], r.rate), append(cloud[i], r.cloud), append(edge[i], r.edge)
-		}
+	quantities := []struct {
+		name, unit string
+		aim        float64
+		of         func(lanResult) float64
+	}{
+		{"bulk, one stream, node to cloud", "Mbit/s", 900, func(r lanResult) float64 { return r.rate }},
+		{"processor time of the gateway (receives)", "CPU-s per Gbit", 0.5, func(r lanResult) float64 { return r.cloud }},
+		{"processor time of the agent (sends)", "CPU-s per Gbit", 0.5, func(r lanResult) float64 { return r.edge }},
 	}
-	w.report(l.name, "Mbit/s", subjects, rate)
-	w.report(l.name+", cloud end", "CPU-s/Gbit", subjects, cloud)
-	w.report(l.name+", edge end", "CPU-s/Gbit", subjects, edge)
-	rows := compare("bulk, one stream, node to cloud, "+l.name, "Mbit/s", 900, subjects, rate)
-	rows = append(rows, compare("processor time of the gateway (receives), "+l.name, "CPU-s per Gbit", 0.5, subjects, cloud)...)
-	return append(rows, compare("processor time of the agent (sends), "+l.name, "CPU-s per Gbit", 0.5, subjects, edge)...), nil
+	var rows []bench.Row
+	for _, q := range quantities {
+		samples := make([]bench.Sample, len(subjects))
+		for i := range got {
+			for _, r := range got[i] {
+				samples[i] = append(samples[i], q.of(r))
+			}
+		}
+		w.report(l.name+", "+q.name, q.unit, subjects, samples)
+		last := len(subjects) - 1
+		rows = append(rows, compare(q.name+", "+l.name+", QUIC", q.unit, q.aim, overQUIC, samples[:last])...)
+		rows = append(rows, compare(q.name+", "+l.name+", transport tcp", q.unit, q.aim, overTCP, slices.Concat(samples[last:], samples[last-len(peers):last]))...)
+	}
+	return rows, nil
 }

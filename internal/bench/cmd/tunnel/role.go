@@ -52,6 +52,10 @@ func roleMain(args []string) int {
 		err = agentRole(*dir, *listen, tunnel.Congestion(*congestion), agent.Transport(*transport))
 	case "crowd":
 		err = crowdRole(*dir, *listen, *nodes)
+	case "bare-cloud":
+		err = bareCloud(context.Background(), *dir, *listen, *egress)
+	case "bare-edge":
+		err = bareEdge(context.Background(), *dir, *listen)
 	case "target":
 		err = targetRole(*listen)
 	default:
