@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
-	"path/filepath"
 
 	"github.com/quic-go/quic-go"
 
@@ -25,39 +24,45 @@ func bareConfig() *quic.Config {
 	}
 }
 
+// bareTLS is the TLS configuration of either end, which has the named certificate.
+func bareTLS(dir, name string) (*tls.Config, error) {
+	source, pool, err := credentials(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := source()
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Config{
+		Certificates: []tls.Certificate{*cert}, NextProtos: []string{bareProtocol}, MinVersion: tls.VersionTLS13,
+		RootCAs: pool, ServerName: tunnel.ServerName,
+		ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
+	}, nil
+}
+
 // bare is quic-go as it is released and what copies between it and a socket: a
 // connection is a stream, without a protocol, a controller or a socket of ours. What
-// it takes of processor is the least that ours can take on this machine.
+// it takes of processor tells how much of ours is the library's.
 func bare() subject {
 	return subject{"quic-go 0.65 alone", func(ctx context.Context, b *bed) (dialer, error) {
-		socket := filepath.Join(b.dir, "egress.sock")
-		err := b.startEnd(ctx, b.cloud, b.w.self, roleCommand, "bare-cloud", "-pki", b.w.pki,
-			"-listen", gatewayAddr.String(), "-egress", socket)
-		if err != nil {
+		if err := b.startCloud(ctx, "bare-cloud"); err != nil {
 			return nil, err
 		}
-		err = b.startEnd(ctx, b.edge, b.w.self, roleCommand, "bare-edge", "-pki", b.w.pki, "-listen", gatewayAddr.String())
 		return func(ctx context.Context) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		}, err
+			return d.DialContext(ctx, "unix", b.socket())
+		}, b.startEdge(ctx, "bare-edge")
 	}}
 }
 
 // bareCloud takes one connection from a node and opens a stream of it for each client.
 func bareCloud(ctx context.Context, dir, listen, egress string) error {
-	cert, pool, err := credentials(dir, "server")
+	conf, err := bareTLS(dir, "server")
 	if err != nil {
 		return err
 	}
-	own, err := cert()
-	if err != nil {
-		return err
-	}
-	ln, err := quic.ListenAddr(listen, &tls.Config{
-		Certificates: []tls.Certificate{*own}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert,
-		NextProtos: []string{bareProtocol}, MinVersion: tls.VersionTLS13,
-	}, bareConfig())
+	ln, err := quic.ListenAddr(listen, conf, bareConfig())
 	if err != nil {
 		return err
 	}
@@ -85,18 +90,11 @@ func bareCloud(ctx context.Context, dir, listen, egress string) error {
 
 // bareEdge connects each stream with the target.
 func bareEdge(ctx context.Context, dir, server string) error {
-	cert, pool, err := credentials(dir, "node")
+	conf, err := bareTLS(dir, "node")
 	if err != nil {
 		return err
 	}
-	own, err := cert()
-	if err != nil {
-		return err
-	}
-	c, err := quic.DialAddr(ctx, server, &tls.Config{
-		Certificates: []tls.Certificate{*own}, RootCAs: pool, ServerName: tunnel.ServerName,
-		NextProtos: []string{bareProtocol}, MinVersion: tls.VersionTLS13,
-	}, bareConfig())
+	c, err := quic.DialAddr(ctx, server, conf, bareConfig())
 	if err != nil {
 		return err
 	}
@@ -114,15 +112,21 @@ func bareEdge(ctx context.Context, dir, server string) error {
 	}
 }
 
-// bothWays copies until both directions have ended, of which no error is news.
+// bothWays copies until both directions have ended.
 func bothWays(c net.Conn, st *quic.Stream) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = io.CopyBuffer(struct{ io.Writer }{st}, struct{ io.Reader }{c}, make([]byte, 128<<10))
+		oneWay(st, c)
 		_ = st.Close()
 	}()
-	_, _ = io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{st}, make([]byte, 128<<10))
+	oneWay(c, st)
 	_ = c.Close()
 	<-done
+}
+
+// oneWay copies until src ends or breaks, which is no news, or dst does. Neither end
+// copies by itself, in pieces of a size of its own.
+func oneWay(dst io.Writer, src io.Reader) {
+	_, _ = io.CopyBuffer(struct{ io.Writer }{dst}, struct{ io.Reader }{src}, make([]byte, 128<<10))
 }

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -233,11 +232,10 @@ func (w *world) ownCrowd() crowdSubject {
 	return crowdSubject{
 		name: "ours",
 		start: func(ctx context.Context, b *bed) error {
-			socket := filepath.Join(b.dir, "egress.sock")
-			if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) { // a killed one's
+			if err := os.Remove(b.socket()); err != nil && !errors.Is(err, os.ErrNotExist) { // a killed one's
 				return err
 			}
-			return b.startEnd(ctx, b.cloud, w.self, roleCommand, "gateway", "-pki", w.pki, "-listen", gatewayAddr.String(), "-egress", socket, "-tcp")
+			return b.startCloud(ctx, "gateway", "-tcp")
 		},
 		connect: func(ctx context.Context, b *bed, n int) (*crowdProcess, func() error, error) {
 			return w.startNodes(ctx, b, n)

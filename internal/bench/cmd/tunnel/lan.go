@@ -29,6 +29,7 @@ func measureLAN(ctx context.Context, w *world) ([]bench.Row, error) {
 	overQUIC := append([]subject{ours("ours", tunnel.CongestionTolerant), bare()}, peers...)
 	overTCP := append([]subject{oursOverTCP()}, peers...)
 	subjects := append(slices.Clone(overQUIC), overTCP[0])
+	n := len(overQUIC)
 	l := line{name: "LAN, veth at 1 Gbit/s", cable: 1000}
 	got, err := each(ctx, &alone, subjects, l, func(ctx context.Context, b *bed, dial dialer) (r lanResult, err error) {
 		var before, after [2]time.Duration
@@ -70,9 +71,8 @@ func measureLAN(ctx context.Context, w *world) ([]bench.Row, error) {
 			}
 		}
 		w.report(l.name+", "+q.name, q.unit, subjects, samples)
-		last := len(subjects) - 1
-		rows = append(rows, compare(q.name+", "+l.name+", QUIC", q.unit, q.aim, overQUIC, samples[:last])...)
-		rows = append(rows, compare(q.name+", "+l.name+", transport tcp", q.unit, q.aim, overTCP, slices.Concat(samples[last:], samples[last-len(peers):last]))...)
+		rows = append(rows, compare(q.name+", "+l.name+", QUIC", q.unit, q.aim, overQUIC, samples[:n])...)
+		rows = append(rows, compare(q.name+", "+l.name+", transport tcp", q.unit, q.aim, overTCP, slices.Concat(samples[n:], samples[n-len(peers):n]))...)
 	}
 	return rows, nil
 }

@@ -39,16 +39,27 @@ func oursOverTCP() subject {
 
 // startOurs starts a gateway and an agent with these arguments beside the usual ones.
 func (b *bed) startOurs(ctx context.Context, gateway []string, node ...string) (dialer, error) {
-	socket := filepath.Join(b.dir, "egress.sock")
-	err := b.startEnd(ctx, b.cloud, b.w.self, append([]string{roleCommand, "gateway", "-pki", b.w.pki,
-		"-listen", gatewayAddr.String(), "-egress", socket}, gateway...)...)
-	if err != nil {
+	if err := b.startCloud(ctx, "gateway", gateway...); err != nil {
 		return nil, err
 	}
-	err = b.startEnd(ctx, b.edge, b.w.self, append([]string{roleCommand, "agent", "-pki", b.w.pki,
-		"-listen", gatewayAddr.String()}, node...)...)
-	return connectDialer(socket), err
+	return connectDialer(b.socket()), b.startEdge(ctx, "agent", node...)
 }
+
+// startCloud starts a role of this program as the cloud end, which serves clients at
+// b.socket, with these arguments beside the usual ones.
+func (b *bed) startCloud(ctx context.Context, role string, more ...string) error {
+	return b.startEnd(ctx, b.cloud, b.w.self, append([]string{roleCommand, role, "-pki", b.w.pki,
+		"-listen", gatewayAddr.String(), "-egress", b.socket()}, more...)...)
+}
+
+// startEdge starts one as the node's end.
+func (b *bed) startEdge(ctx context.Context, role string, more ...string) error {
+	return b.startEnd(ctx, b.edge, b.w.self, append([]string{roleCommand, role, "-pki", b.w.pki,
+		"-listen", gatewayAddr.String()}, more...)...)
+}
+
+// socket is where a client reaches the cloud end.
+func (b *bed) socket() string { return filepath.Join(b.dir, "egress.sock") }
 
 // konnectivity is sigs.k8s.io/apiserver-network-proxy, set up as upstream's
 // egress selector uses it: HTTP CONNECT on a unix socket, mutual TLS to the agent.
@@ -66,17 +77,15 @@ func (w *world) konnectivity(tcp string) subject {
 			"--ca-cert="+file("ca.crt"), "--agent-cert="+file("node.crt"), "--agent-key="+file("node.key"),
 			"--agent-identifiers=host="+nodeName, "--admin-server-port=8096", "--health-server-port=8133", "--v=0")
 		// The agent dials what it is told, so it is told its own loopback address.
-		return connectDialerTo(konnectivitySocket(b), targetAddr), err
+		return connectDialerTo(b.socket(), targetAddr), err
 	}}
 }
-
-func konnectivitySocket(b *bed) string { return filepath.Join(b.dir, "egress.sock") }
 
 // startKonnectivityServer starts its cloud end.
 func (w *world) startKonnectivityServer(ctx context.Context, b *bed) error {
 	file := func(name string) string { return filepath.Join(w.pki, name) }
 	return b.startEnd(ctx, b.cloud, w.konnServer,
-		"--mode=http-connect", "--uds-name="+konnectivitySocket(b), "--server-port=0",
+		"--mode=http-connect", "--uds-name="+b.socket(), "--server-port=0",
 		fmt.Sprintf("--agent-port=%d", gatewayAddr.Port()), "--admin-port=8095", "--health-port=8134",
 		"--cluster-cert="+file("server.crt"), "--cluster-key="+file("server.key"), "--cluster-ca-cert="+file("ca.crt"),
 		"--proxy-strategies=destHost,default", "--v=0")
